@@ -1,0 +1,45 @@
+# Every target makes .venv when it is missing or older than what it was made from.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test test-all lint bench clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## make .venv with everything in it
+
+run: $(STAMP) ## show the main job against the sandbox, then keep serving
+	$(BIN)/loyalty-relay demo --keep-serving
+
+test: $(STAMP) ## the tests
+	$(BIN)/pytest -m "not slow and not benchmark"
+
+test-all: $(STAMP) ## the tests, the slow ones too
+	$(BIN)/pytest -m "not benchmark"
+
+lint: $(STAMP) ## style, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(STAMP) ## measure speed beside what the machine can do
+	$(BIN)/pytest -m benchmark --capture=no --timeout=0 tests/benchmarks
+
+clean: ## remove .venv, caches and builds; data stays
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find service producers consumers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Without build isolation the build tool is one of the pinned packages as well.
+$(STAMP): pyproject.toml deploy/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'Python 3.11 or newer is needed; name one with: make PYTHON=python3.12 ...' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint deploy/constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--constraint deploy/constraints.txt --editable '.[dev]'
+	@touch $@

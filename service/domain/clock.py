@@ -1,0 +1,51 @@
+"""Time: one clock for the whole process, which a jump of the machine's clock cannot move."""
+
+import asyncio
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """
+    Wall time for what is stored and compared, monotonic time for durations.
+
+    Within one process `now_ms` never jumps or runs backwards: leases and look-ups depend on it.
+    """
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch, UTC."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds on a clock that only goes forward."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait `seconds` of this clock."""
+        ...
+
+
+class SteadyClock:
+    """
+    The wall clock read once at start and carried on by the monotonic one.
+
+    A jump of the machine's clock (NTP step, an operator's hand) would otherwise end leases while
+    their requests are under way. `drift_s` tells how far the machine's clock has moved away; a
+    restart takes it over.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def now_ms(self) -> int:
+        return (time.monotonic_ns() + self._offset_ns) // 1_000_000
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def drift_s(self) -> float:
+        """The machine's clock less this one, in seconds."""
+        return (time.time_ns() - time.monotonic_ns() - self._offset_ns) / 1e9

@@ -1,0 +1,55 @@
+"""Records: an envelope as the log holds it, where it is, and where a reader goes on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Topic(StrEnum):
+    """The topics of the log, before any prefix; a public contract."""
+
+    ORDERS = "scayle.orders.v1"
+    UNREADABLE = "scayle.unreadable.v1"
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """
+    A record to append. `key` is the partition key: records with one key stay in order.
+
+    None as `key` spreads records over the partitions.
+    """
+
+    topic: Topic
+    key: str | None
+    value: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One partition of one topic: the unit within which records are in order."""
+
+    topic: Topic
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as read: `offset` is where it is; the position after it is `offset + 1`."""
+
+    stream: Stream
+    offset: int
+    key: str | None
+    value: bytes
+    headers: Mapping[str, str]
+    appended_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """A reader's step in one stream: from the position it had to the next offset to read."""
+
+    stream: Stream
+    from_position: int
+    to_position: int

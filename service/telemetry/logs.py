@@ -1,0 +1,69 @@
+"""Logs: one wide line an event, as JSON for machines or as text for people."""
+
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO
+
+import orjson
+
+LogFormat = Literal["auto", "json", "human"]
+
+_OWN_FIELDS: Final = frozenset(
+    (*vars(logging.makeLogRecord({})), "message", "asctime", "color_message")
+)
+
+
+def configure_logs(
+    *, log_format: LogFormat, level: str = "INFO", stream: TextIO | None = None
+) -> None:
+    """
+    Send the service's log lines to `stream` (standard error by default).
+
+    `auto` is text on a terminal and JSON elsewhere. Fields come from `extra`; nothing is
+    interpolated into the event's name.
+    """
+    stream = stream or sys.stderr
+    if log_format == "auto":
+        log_format = "human" if stream.isatty() else "json"
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Their informative lines repeat ours, or name addresses.
+    for noisy in ("aiohttp.access", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+    """What a caller passed as `extra`."""
+    return {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, event, then the fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **fields_of(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+class HumanFormatter(logging.Formatter):
+    """`12:31:07.245 info  effect.attempted  effect=… outcome=…`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
+        text = f"{at} {record.levelname.lower():<7} {record.getMessage():<24} {fields}".rstrip()
+        if record.exc_info:
+            text = f"{text}\n{self.formatException(record.exc_info)}"
+        return text
