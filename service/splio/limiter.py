@@ -1,0 +1,225 @@
+"""Keeps Splio's rate limits: permits, evenly spaced, and a gate right before the write."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+from prometheus_client import Histogram
+
+from service.domain.clock import Clock
+from service.domain.effects import Lane
+from service.splio.schedule import MemorySchedule, Rate, Schedule, rate_of
+
+# A grant is given this long before the gate would open for it: what lies between the two (a
+# commit, a connection) is usually shorter, and would otherwise come on top of every window.
+LEAD_S: Final = 0.1
+_RESET_LIMIT_S: Final = 300.0  # of a 429; a longer one would be a mistake of somebody's
+
+
+class GateClosedError(Exception):
+    """The request cannot be written before its deadline; nothing was counted."""
+
+
+class Grant:
+    """
+    The limiter's leave to write one request; used at the gate, or handed back.
+
+    A holder that does neither makes the lane slower for good.
+    """
+
+    __slots__ = ("_lane", "_slot_s", "lane")
+
+    def __init__(self, lane: Lane, limit: "_LaneLimit | None", slot_s: float) -> None:
+        self.lane = lane
+        self._lane = limit
+        self._slot_s = slot_s
+
+    def hand_back(self) -> None:
+        """The request will not be written; the next waiter may have its slot. Repeatable."""
+        if self._lane is not None:
+            self._lane.take_back(self._slot_s)
+            self._lane = None
+
+    def use(self) -> None:
+        """The request is being written. Repeatable."""
+        if self._lane is not None:
+            self._lane.outstanding -= 1
+            self._lane = None
+
+
+class _LaneLimit:
+    """What one lane has written, granted and waits for."""
+
+    __slots__ = (
+        "gate",
+        "held_until",
+        "lowered_until",
+        "outstanding",
+        "rate",
+        "spare",
+        "turn",
+        "written",
+    )
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
+        self.turn = asyncio.Lock()  # first come, first served; a cancelled waiter steps out
+        self.gate = asyncio.Lock()
+        self.spare: deque[float] = deque()
+        self.written: deque[float] = deque(maxlen=rate.capacity)
+        self.outstanding = 0
+        self.held_until = 0.0
+        self.lowered_until = 0.0
+
+    def take_back(self, slot_s: float) -> None:
+        self.outstanding -= 1
+        self.spare.append(slot_s)
+
+    def take_spare(self, now: float) -> float | None:
+        """A slot that was handed back; one older than a window is too old to be worth it."""
+        while self.spare:
+            slot_s = self.spare.popleft()
+            if slot_s > now - self.rate.window_s:
+                return slot_s
+        return None
+
+    def grant_opens_at(self, slot_s: float) -> float:
+        """
+        When a grant for `slot_s` is due: not long before the gate lets its request through.
+
+        Otherwise requests that were late once (a stalled event loop, a slow disk) would leave
+        every later one of a busy lane waiting at the gate for as long, with its claim.
+        """
+        opens_at = max(slot_s, self.held_until)
+        place = self.outstanding - (self.rate.capacity - len(self.written))
+        if 0 <= place < len(self.written):
+            opens_at = max(opens_at, self.written[place] + self.rate.window_s - LEAD_S)
+        return opens_at
+
+    def gate_opens_at(self) -> float:
+        """When the next request may be written."""
+        if len(self.written) < self.rate.capacity:
+            return self.held_until
+        return max(self.written[0] + self.rate.window_s, self.held_until)
+
+
+class Limiter:
+    """
+    Grants by lane in the order they were asked for; a lane without a limit grants at once.
+
+    Two guards: the schedule spaces the grants evenly, and the gate never lets more requests be
+    written within a window than the limit allows, whatever delayed them since their grant.
+
+    Args:
+        schedule: who owns the slots; in memory when None.
+        waits: observed with the seconds that each grant was waited for, by lane.
+    """
+
+    def __init__(
+        self,
+        limits: Mapping[Lane, float | None],
+        clock: Clock,
+        *,
+        schedule: Schedule | None = None,
+        waits: Mapping[Lane, Histogram] | None = None,
+    ) -> None:
+        rates = {lane: rate_of(limit) for lane, limit in limits.items() if limit is not None}
+        self._clock = clock
+        self._schedule: Schedule = schedule or MemorySchedule(rates, clock)
+        self._lanes = {lane: _LaneLimit(rate) for lane, rate in rates.items()}
+        self._waits = waits or {}
+
+    async def grant(self, lane: Lane) -> Grant:
+        """Wait for a slot of `lane`. Cancelled, it gives the slot to the next waiter."""
+        limit = self._lanes.get(lane)
+        if limit is None:
+            self._observe(lane, 0.0)
+            return Grant(lane, None, 0.0)
+        asked_at = self._clock.monotonic_s()
+        async with limit.turn:
+            slot_s = limit.take_spare(asked_at)
+            if slot_s is None:
+                slot_s = await self._schedule.reserve(lane) + self._clock.monotonic_s()
+            try:
+                while True:
+                    now = self._clock.monotonic_s()
+                    wait_s = limit.grant_opens_at(slot_s) - now
+                    if wait_s <= 0:
+                        break
+                    await self._clock.sleep(wait_s)
+            except asyncio.CancelledError:
+                limit.spare.append(slot_s)
+                raise
+            limit.outstanding += 1
+        self._observe(lane, now - asked_at)
+        return Grant(lane, limit, slot_s)
+
+    async def pass_gate(self, grant: Grant, *, deadline_s: float) -> None:
+        """
+        Wait until the granted request may be written, and count it as written now.
+
+        The caller writes it without giving way to other tasks.
+        Raises: GateClosedError when that would be after `deadline_s`, a monotonic time.
+        """
+        limit = self._lanes.get(grant.lane)
+        if limit is None:
+            self._refuse_late(deadline_s)
+            return
+        if not limit.gate.locked() and limit.gate_opens_at() <= self._clock.monotonic_s():
+            self._refuse_late(deadline_s)
+            limit.written.append(self._clock.monotonic_s())
+            grant.use()
+            return
+        async with limit.gate:
+            while (opens_at := limit.gate_opens_at()) > (now := self._clock.monotonic_s()):
+                if opens_at > deadline_s:
+                    raise GateClosedError
+                await self._clock.sleep(opens_at - now)
+            self._refuse_late(deadline_s)
+            limit.written.append(self._clock.monotonic_s())
+            grant.use()
+
+    async def obey_reset(self, lane: Lane, *, seconds: float) -> None:
+        """Splio answered 429: write nothing in `lane` for `seconds`."""
+        limit = self._lanes.get(lane)
+        if limit is not None:
+            seconds = min(seconds, _RESET_LIMIT_S)
+            limit.held_until = max(limit.held_until, self._clock.monotonic_s() + seconds)
+            await self._schedule.hold(lane, seconds=seconds)
+
+    async def compare_left(self, lane: Lane, *, left: int, asked_at_s: float) -> bool:
+        """
+        Slow `lane` down when Splio shows less left than our own count: someone shares its limit.
+
+        Never speeds it up. The pause is what the others' requests take of the rate, at most
+        once in a window.
+
+        Args:
+            left: requests that Splio's headers allow until they reset.
+            asked_at_s: when the request was written whose reply carries them.
+        Returns: whether the lane was slowed down.
+        """
+        limit = self._lanes.get(lane)
+        if limit is None:
+            return False
+        rate = limit.rate
+        # Splio counted our requests before it answered; ours since then only lower the estimate.
+        counted_since = asked_at_s - rate.window_s
+        ours = sum(1 for written_s in limit.written if written_s > counted_since)
+        others = rate.capacity - ours - left
+        now = self._clock.monotonic_s()
+        if others <= 0 or now < limit.lowered_until:
+            return False
+        limit.lowered_until = now + rate.window_s
+        await self._schedule.hold(lane, seconds=min(others, rate.capacity) * rate.interval_s)
+        return True
+
+    def _refuse_late(self, deadline_s: float) -> None:
+        if self._clock.monotonic_s() >= deadline_s:
+            raise GateClosedError
+
+    def _observe(self, lane: Lane, waited_s: float) -> None:
+        histogram = self._waits.get(lane)
+        if histogram is not None:
+            histogram.observe(max(waited_s, 0.0))

@@ -1,0 +1,287 @@
+"""P6: never more than the limit in any second, and little less when there is work."""
+
+import asyncio
+from collections.abc import Coroutine
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.domain.effects import Lane
+from service.splio.limiter import LEAD_S, GateClosedError, Grant, Limiter
+from service.splio.schedule import JITTER_S, rate_of
+from tests.fakes.clock import FakeClock
+
+LANE = Lane.OTHER
+STEP_S = 0.002
+FAR_S = 1e9
+
+
+class Bench:
+    """A limiter on a clock that the test moves, with what passed the gate and when."""
+
+    def __init__(self, limit: float = 10.0) -> None:
+        self.clock = FakeClock()
+        self.limit = limit
+        self.limiter = Limiter({LANE: limit}, self.clock)
+        self.written: list[float] = []
+        self.order: list[int] = []
+
+    async def request(self, number: int = 0, *, delay_s: float = 0.0) -> None:
+        grant = await self.limiter.grant(LANE)
+        await self.clock.sleep(delay_s)
+        await self.limiter.pass_gate(grant, deadline_s=FAR_S)
+        self.written.append(self.clock.monotonic_s())
+        self.order.append(number)
+
+    async def run(self, seconds: float) -> None:
+        """Let `seconds` pass, with everybody who wakes up getting a turn."""
+        await settle()
+        until_s = self.clock.monotonic_s() + seconds
+        while self.clock.monotonic_s() < until_s:
+            self.clock.advance(STEP_S)
+            await settle()
+
+    def most_in_a_second(self) -> int:
+        return max(
+            (sum(1 for t in self.written if start <= t < start + 1.0) for start in self.written),
+            default=0,
+        )
+
+
+async def settle() -> None:
+    for _ in range(4):
+        await asyncio.sleep(0)
+
+
+async def gather_all(tasks: list["asyncio.Task[None]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def start(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    return asyncio.create_task(work)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    limit=st.sampled_from([1.0, 2.5, 4.0, 10.0]),
+    arrivals=st.lists(st.tuples(st.floats(0, 0.6), st.floats(0, 0.5)), min_size=1, max_size=40),
+)
+def test_never_more_than_the_limit_in_any_second(
+    limit: float, arrivals: list[tuple[float, float]]
+) -> None:
+    """Whatever the commits between permit and write do to the spacing."""
+
+    async def scenario() -> None:
+        bench = Bench(limit)
+        tasks = []
+        for pause_s, delay_s in arrivals:
+            await bench.run(pause_s)
+            tasks.append(start(bench.request(delay_s=delay_s)))
+        await bench.run(len(arrivals) / limit + 2)
+        assert all(task.done() for task in tasks)
+        assert len(bench.written) == len(arrivals)
+        capacity = rate_of(limit).capacity
+        for first, last in zip(bench.written, bench.written[capacity:], strict=False):
+            assert last - first >= capacity / limit
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("delays_s", [(0.0,), (0.0, 0.013, 0.004), (0.06,)])
+async def test_busy_lane_uses_its_limit(delays_s: tuple[float, ...]) -> None:
+    """Also when a commit lies between each permit and its request."""
+    bench = Bench(20.0)
+
+    async def keep_busy() -> None:
+        while True:
+            grant = await bench.limiter.grant(LANE)
+            pending.add(start(finish(grant, len(pending))))
+
+    async def finish(grant: Grant, number: int) -> None:
+        await bench.clock.sleep(delays_s[number % len(delays_s)])
+        await bench.limiter.pass_gate(grant, deadline_s=FAR_S)
+        bench.written.append(bench.clock.monotonic_s())
+
+    pending: set[asyncio.Task[None]] = set()
+    task = start(keep_busy())
+    await bench.run(20)
+    await gather_all([task, *pending])
+
+    assert len(bench.written) >= 0.95 * 20 * 20
+    assert bench.most_in_a_second() <= 20
+
+
+async def test_requests_are_evenly_spaced() -> None:
+    bench = Bench(10.0)
+    tasks = [start(bench.request()) for _ in range(12)]
+    await bench.run(2)
+    await asyncio.gather(*tasks)
+
+    gaps = [later - earlier for earlier, later in pairwise(bench.written)]
+
+    assert all(abs(gap - (1 + JITTER_S) / 10) <= 2 * STEP_S for gap in gaps)
+
+
+async def test_waiters_are_served_in_their_order() -> None:
+    bench = Bench()
+    tasks = [start(bench.request(number)) for number in range(15)]
+    await bench.run(2)
+    await asyncio.gather(*tasks)
+
+    assert bench.order == list(range(15))
+
+
+async def test_cancelled_waiters_cost_no_slot_and_stop_nobody() -> None:
+    bench = Bench()
+    tasks = [start(bench.request(number)) for number in range(12)]
+    await settle()
+    for number in (1, 2, 3, 5, 8):
+        tasks[number].cancel()
+    await bench.run(0.8)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert bench.order == [0, 4, 6, 7, 9, 10, 11]
+    assert bench.most_in_a_second() <= 10
+
+
+async def test_handed_back_grant_gives_its_slot_to_the_next() -> None:
+    bench = Bench()
+    grant = await bench.limiter.grant(LANE)
+    grant.hand_back()
+    grant.hand_back()
+
+    await asyncio.wait_for(bench.limiter.grant(LANE), timeout=5)
+
+    assert bench.clock.monotonic_s() == 0
+
+
+async def test_slots_are_not_saved_up_for_a_burst() -> None:
+    bench = Bench()
+    for _ in range(5):
+        (await bench.limiter.grant(LANE)).hand_back()
+    await bench.run(10)
+    tasks = [start(bench.request()) for _ in range(5)]
+    await settle()
+
+    assert len(bench.written) == 1
+    await bench.run(1)
+    await asyncio.gather(*tasks)
+
+
+async def test_stall_does_not_make_later_requests_wait_with_their_claims() -> None:
+    """A grant is due when its request can soon be written, not much earlier."""
+    bench = Bench(10.0)
+    stalled = [await granted(bench) for _ in range(10)]
+    await bench.run(1.5)
+    for grant in stalled:
+        await bench.limiter.pass_gate(grant, deadline_s=FAR_S)
+        bench.written.append(bench.clock.monotonic_s())
+
+    waits = []
+    for _ in range(30):
+        grant = await granted(bench)
+        granted_at_s = bench.clock.monotonic_s()
+        task = start(bench.limiter.pass_gate(grant, deadline_s=FAR_S))
+        while not task.done():
+            await bench.run(STEP_S)
+        waits.append(bench.clock.monotonic_s() - granted_at_s)
+        bench.written.append(bench.clock.monotonic_s())
+
+    assert max(waits) <= LEAD_S + 2 * STEP_S
+    assert bench.most_in_a_second() <= 10
+
+
+async def granted(bench: Bench) -> Grant:
+    task = asyncio.create_task(bench.limiter.grant(LANE))
+    while not task.done():
+        await bench.run(STEP_S)
+    return await task
+
+
+async def test_gate_refuses_what_cannot_be_written_in_time() -> None:
+    bench = Bench(1.0)
+    first, second = await granted(bench), await granted(bench)
+    await bench.limiter.pass_gate(first, deadline_s=FAR_S)
+    soon_s = bench.clock.monotonic_s() + 0.5
+
+    with pytest.raises(GateClosedError):
+        await bench.limiter.pass_gate(second, deadline_s=soon_s)
+    second.hand_back()
+
+
+async def test_gate_refuses_a_deadline_that_has_passed() -> None:
+    bench = Bench()
+    grant = await granted(bench)
+
+    with pytest.raises(GateClosedError):
+        await bench.limiter.pass_gate(grant, deadline_s=bench.clock.monotonic_s())
+
+
+async def test_reset_of_a_429_is_obeyed_by_who_has_a_permit_too() -> None:
+    bench = Bench()
+    early = await granted(bench)
+    await bench.limiter.obey_reset(LANE, seconds=3)
+    tasks = [start(bench.request(number)) for number in range(4)]
+    gate = start(bench.limiter.pass_gate(early, deadline_s=FAR_S))
+    await bench.run(2.9)
+
+    assert not gate.done()
+    assert bench.written == []
+    await bench.run(1)
+    await asyncio.gather(gate, *tasks)
+    assert bench.most_in_a_second() <= 10
+
+
+async def test_absurd_reset_is_cut() -> None:
+    bench = Bench()
+    await bench.limiter.obey_reset(LANE, seconds=1e9)
+    task = start(bench.request())
+    bench.clock.advance(301)
+    await bench.run(0.1)
+
+    await asyncio.wait_for(task, timeout=5)
+
+
+async def test_less_left_than_our_own_count_slows_the_lane_once_a_window() -> None:
+    bench = Bench(10.0)
+    await start(bench.request())
+    now = bench.clock.monotonic_s()
+
+    assert await bench.limiter.compare_left(LANE, left=4, asked_at_s=now)
+    assert not await bench.limiter.compare_left(LANE, left=4, asked_at_s=now)
+    task = start(bench.request())
+    await bench.run(0.45)
+    assert len(bench.written) == 1
+    await bench.run(0.2)
+    await task
+
+
+@pytest.mark.parametrize("left", [9, 10, 600])
+async def test_as_much_or_more_left_changes_nothing(left: int) -> None:
+    bench = Bench(10.0)
+    await start(bench.request())
+    now = bench.clock.monotonic_s()
+
+    assert not await bench.limiter.compare_left(LANE, left=left, asked_at_s=now)
+
+
+async def test_lane_without_a_limit_never_waits() -> None:
+    limiter = Limiter({LANE: None}, FakeClock())
+
+    for _ in range(1000):
+        await limiter.pass_gate(await limiter.grant(LANE), deadline_s=FAR_S)
+    with pytest.raises(GateClosedError):
+        await limiter.pass_gate(await limiter.grant(LANE), deadline_s=0.0)
+
+
+async def test_lanes_do_not_wait_for_each_other() -> None:
+    clock = FakeClock()
+    limiter = Limiter({Lane.SALES: 1.0, Lane.OTHER: 1.0}, clock)
+
+    await limiter.grant(Lane.SALES)
+    await asyncio.wait_for(limiter.grant(Lane.OTHER), timeout=5)
