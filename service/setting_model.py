@@ -321,7 +321,7 @@ class Settings(BaseModel):
     )
     credit_is_final: Flag = Field(
         default=True,
-        description="Points are usable at once rather than after Splio's holding period.",
+        description="Sent as is_final with every booking; Splio does not document what it means.",
         examples=["true"],
     )
     points_limit: Points = Field(
@@ -344,7 +344,7 @@ class Settings(BaseModel):
         default="down", description="Rounding of that check, as set in SCAYLE.", examples=["down"]
     )
     guest_orders: Literal["post", "skip"] = Field(
-        default="post", description="What becomes of orders without a card.", examples=["post"]
+        default="post", description="What becomes of orders by guests without a card: post or skip.", examples=["post"]
     )
 
     grace_s: Duration = Field(

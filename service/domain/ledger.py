@@ -1,6 +1,6 @@
 """The ledger's contract: who may attempt which effect, and what became of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -172,8 +172,19 @@ class PlanLedger(Protocol):
 class DispatchLedger(Protocol):
     """What the dispatcher needs. Safe for concurrent tasks; claims are exclusive for all."""
 
-    async def ready(self, lane: Lane, *, limit: int, due_before_ms: int) -> Sequence[ReadyEffect]:
-        """Effects of `lane` that became due before that time, the longest due first."""
+    async def ready(
+        self,
+        lane: Lane,
+        *,
+        limit: int,
+        due_before_ms: int,
+        excluding: Collection[EffectKey] = frozenset(),
+    ) -> Sequence[ReadyEffect]:
+        """
+        Effects of `lane` that became due before that time, the longest due first.
+
+        Fewer than `limit` only when there are no more but those of `excluding`.
+        """
         ...
 
     async def claim(self, effect: ReadyEffect, *, lease_s: float) -> Claim | None:

@@ -48,7 +48,8 @@ def exponent(currency: str) -> int:
 
 def to_major(amount_minor: int, currency: str) -> Decimal:
     """`amount_minor` in major units, exact: 6485 EUR is Decimal("64.85")."""
-    return Decimal(amount_minor).scaleb(-exponent(currency))
+    # From text, as arithmetic would round to the 28 digits of the decimal context.
+    return Decimal(json_number(amount_minor, currency))
 
 
 def json_number(amount_minor: int, currency: str) -> str:

@@ -197,7 +197,7 @@ def plan_order_confirmed(
         if policy.points_from is PointsFrom.WEBHOOK:
             effects.append(_earn_effect(order, order.card.number, policy, renderer, shop))
         else:
-            points_elsewhere = order.card.points
+            points_elsewhere = max(order.card.points, 0)
     facts = OrderFacts(
         order_key=order_key,
         card=order.card.number if order.card else None,

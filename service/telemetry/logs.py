@@ -1,5 +1,6 @@
 """Logs: one wide line an event, as JSON for machines or as text for people."""
 
+import json
 import logging
 import sys
 from datetime import UTC, datetime
@@ -54,7 +55,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:
+            # A huge number, an odd key, half a character: slower, and the line is not lost.
+            return json.dumps(line, default=str, skipkeys=True)
 
 
 class HumanFormatter(logging.Formatter):
@@ -62,8 +67,14 @@ class HumanFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        fields = " ".join(f"{name}={value}" for name, value in fields_of(record).items())
+        fields = " ".join(f"{name}={_plain(value)}" for name, value in fields_of(record).items())
         text = f"{at} {record.levelname.lower():<7} {record.getMessage():<24} {fields}".rstrip()
         if record.exc_info:
             text = f"{text}\n{self.formatException(record.exc_info)}"
         return text
+
+
+def _plain(value: object) -> str:
+    """`value` as it is when it is one printable word, else quoted, so that a line stays one."""
+    text = str(value)
+    return text if text.isprintable() and " " not in text else json.dumps(text)

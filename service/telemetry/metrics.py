@@ -130,6 +130,7 @@ class Metrics:
             reason=(
                 "rate_limited",
                 "not_connected",
+                "no_answer",
                 "unauthorized",
                 "missing",
                 "unknown_card",

@@ -1,0 +1,86 @@
+"""Booking earned points: the handler of `earn` effects."""
+
+import random
+from typing import Final
+
+from consumers.backoff import card_backoff_s
+from consumers.handlers import Ended
+from service.domain.clock import Clock
+from service.domain.effects import Outcome
+from service.domain.errors import LanePausedError
+from service.domain.ledger import Claim, Doubt, LookUp, LookUpVerdict, Settlement
+from service.domain.ports import Accepted, Permit, Splio, UnknownCard
+
+MAX_RESENDS: Final = 2
+RESEND_WITHIN_MS: Final = 24 * 3_600_000
+
+
+class BookPoints:
+    """
+    Books the points once; a credit that may have taken effect is looked for, not repeated.
+
+    A credit proved absent is sent again with the same stored bytes and idempotency key, at most
+    twice and within 24 h of its first attempt; then a person decides.
+    """
+
+    def __init__(
+        self, splio: Splio, clock: Clock, *, card_patience_s: float, random_: random.Random
+    ) -> None:
+        self._splio = splio
+        self._clock = clock
+        self._card_patience_ms = int(card_patience_s * 1000)
+        self._random = random_
+
+    async def attempt(self, claim: Claim, *, permit: Permit, deadline_s: float) -> Ended:
+        effect = claim.effect
+        answer = await self._splio.credit(
+            effect.request,
+            permit=permit,
+            deadline_s=deadline_s,
+            traceparent=effect.traceparent,
+        )
+        match answer:
+            case Accepted(status):
+                return Ended(Settlement(Outcome.APPLIED, status=status))
+            case UnknownCard(status):
+                return Ended(self._wait_for_card(claim, status))
+            case _:
+                # No documented answer to a credit, so it may mean that the points are booked.
+                raise LanePausedError(
+                    "unknown_refusal", type(answer).__name__, status=answer.status
+                )
+
+    async def look_up(self, doubt: Doubt) -> LookUp:
+        effect = doubt.effect
+        count = await self._splio.count_credits(
+            effect.request, key=effect.key, traceparent=effect.traceparent
+        )
+        if count:
+            detail = f"booked {count} times" if count > 1 else ""
+            return LookUp(
+                LookUpVerdict.FOUND, reason="double" if count > 1 else None, detail=detail
+            )
+        now_ms = self._clock.now_ms()
+        if now_ms < doubt.absence_counts_from_ms:
+            return LookUp(
+                LookUpVerdict.UNKNOWN,
+                reason="not_visible_yet",
+                again_at_ms=doubt.absence_counts_from_ms,
+            )
+        if doubt.resends >= MAX_RESENDS:
+            return LookUp(LookUpVerdict.HOLD, reason="absent_after_resends")
+        if now_ms - doubt.first_attempt_at_ms > RESEND_WITHIN_MS:
+            return LookUp(LookUpVerdict.HOLD, reason="absent_too_late")
+        return LookUp(LookUpVerdict.ABSENT)
+
+    def _wait_for_card(self, claim: Claim, status: int) -> Settlement:
+        now_ms = self._clock.now_ms()
+        if now_ms - claim.created_at_ms > self._card_patience_ms:
+            return Settlement(Outcome.REJECTED, reason="unknown_card", status=status)
+        wait_s = card_backoff_s(claim.attempt, self._random.random())
+        return Settlement(
+            Outcome.RETRY,
+            reason="unknown_card",
+            status=status,
+            due_at_ms=now_ms + int(wait_s * 1000),
+        )

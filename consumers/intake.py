@@ -1,0 +1,219 @@
+"""Intake: reads records, plans their effects and writes both with the position in one commit."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from consumers.brake import BrakeRule, DeadLetterBrake
+from consumers.planner import RecordPlanner
+from consumers.stopping import first_of, pause
+from service.domain.effects import EffectKey, State
+from service.domain.errors import LedgerUnavailableError, LogUnavailableError, WrongStateError
+from service.domain.ledger import (
+    BrakeLedger,
+    Disposition,
+    PlanLedger,
+    PlannedRecord,
+    PlanResult,
+    ReadyEffect,
+)
+from service.domain.planning import Reason
+from service.domain.ports import EventLog, LogReader, Step, StepHook
+from service.domain.records import Advance, Record, Stream
+from service.telemetry.metrics import Metrics
+
+BRAKE_NAME: Final = "intake"
+_BATCH: Final = 256  # records planned in one transaction: a few milliseconds of work
+_WAIT_S: Final = 1.0  # how long a fetch waits for records before it looks around
+_RETRY_S: Final = 1.0  # pause after the ledger or the log was away
+
+logger = logging.getLogger("relay.intake")
+
+
+class FreshEffects(Protocol):
+    """Takes effects that are due the moment they were planned."""
+
+    def offer(self, effects: Sequence[ReadyEffect]) -> None: ...
+
+
+class IntakeLedger(PlanLedger, BrakeLedger, Protocol):
+    """The parts of the ledger that intake uses."""
+
+
+class Intake:
+    """
+    The worker that reads the log. A failed commit is tried again from the ledger's position.
+
+    Effects that were planned are offered to the dispatcher at once; from the commit on the
+    ledger owns them, so a slow effect never holds a stream up.
+    """
+
+    name = "intake"
+
+    def __init__(
+        self,
+        log: EventLog,
+        ledger: IntakeLedger,
+        planner: RecordPlanner,
+        dispatcher: FreshEffects,
+        *,
+        metrics: Metrics,
+        step: StepHook,
+        brake_rule: BrakeRule | None,
+    ) -> None:
+        self._log = log
+        self._ledger = ledger
+        self._planner = planner
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._step = step
+        self._brake = DeadLetterBrake(brake_rule)
+        self._released = asyncio.Event()
+        self._released.set()
+        self._braked: str | None = None
+        self._positions: dict[Stream, int] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Read and plan until `stop`; what was fetched last is finished first."""
+        for brake in await self._ledger.brakes():
+            if brake.lane == BRAKE_NAME:
+                self._braked = brake.reason
+                self._released.clear()
+        reader = await self._log.open_reader(self._ask_positions)
+        try:
+            while not stop.is_set():
+                await first_of(stop, self._released.wait())
+                records = await first_of(stop, reader.fetch(max_records=_BATCH, wait_s=_WAIT_S))
+                if records:
+                    self._step(Step.RECORDS_FETCHED)
+                    await self._take(reader, records, stop)
+        finally:
+            await reader.close()
+
+    def describe(self) -> dict[str, object]:
+        """One row for the list of lanes: intake can be braked too."""
+        return {"lane": BRAKE_NAME, "braked": self._braked}
+
+    async def _ask_positions(self, streams: Sequence[Stream]) -> Mapping[Stream, int]:
+        known = await self._ledger.positions(streams)
+        for stream in streams:
+            self._positions.pop(stream, None)
+        self._positions.update(known)
+        return known
+
+    def release(self) -> None:
+        """Go on after a person released the brake."""
+        self._brake.reset()
+        self._braked = None
+        self._released.set()
+
+    async def _take(
+        self, reader: LogReader, records: Sequence[Record], stop: asyncio.Event
+    ) -> None:
+        planned = [self._planner.plan(record) for record in records]
+        advances = self._advances(records)
+        self._step(Step.RECORDS_PLANNED)
+        try:
+            results = await self._ledger.record_plans(planned, advances)
+        except LedgerUnavailableError as error:
+            logger.warning("records.not_recorded", extra={"reason": error.reason})
+            await reader.seek({advance.stream: advance.from_position for advance in advances})
+            await pause(stop, _RETRY_S)
+            return
+        except WrongStateError as error:
+            # Somebody else went on in this stream: take the ledger's word for where it is.
+            logger.warning("records.position_moved", extra={"reason": error.reason})
+            # A stream that the ledger does not know goes on where this batch began.
+            begun = {each.stream: each.from_position for each in advances}
+            await reader.seek({**begun, **await self._ask_positions(list(begun))})
+            return
+        self._step(Step.PLANS_COMMITTED)
+        self._positions.update({each.stream: each.to_position for each in advances})
+        for result in results:
+            if result.fresh:
+                self._dispatcher.offer(result.fresh)
+        try:
+            await reader.acknowledge({each.stream: each.to_position for each in advances})
+        except LogUnavailableError as error:
+            # Only lag displays and trimming depend on it; the next batch tells again.
+            logger.warning("records.not_acknowledged", extra={"reason": error.reason})
+        await self._account(planned, results, stop)
+
+    def _advances(self, records: Sequence[Record]) -> list[Advance]:
+        # A log may skip offsets, so where a stream was is the ledger's word, not the offset read.
+        advances: dict[Stream, Advance] = {}
+        for record in records:
+            stream = record.stream
+            begun = advances.get(stream)
+            start = begun.from_position if begun else self._positions.get(stream, record.offset)
+            advances[stream] = Advance(stream, start, record.offset + 1)
+        return list(advances.values())
+
+    async def _account(
+        self,
+        planned: Sequence[PlannedRecord],
+        results: Sequence[PlanResult],
+        stop: asyncio.Event,
+    ) -> None:
+        metrics = self._metrics
+        dispositions = Counter(result.disposition for result in results)
+        for disposition, count in dispositions.items():
+            metrics.records_consumed.labels("intake", disposition.value).inc(count)
+        braked = None
+        for item, result in zip(planned, results, strict=True):
+            plan = item.plan
+            reason: Reason | None = plan.dead_letter
+            if result.disposition is Disposition.CONFLICT:
+                reason = Reason.CONFLICT
+            elif plan.ignored is not None:
+                metrics.events_ignored.labels(plan.ignored.value).inc()
+            elif result.disposition is Disposition.PLANNED:
+                metrics.points_elsewhere.inc(plan.points_elsewhere)
+                for effect in plan.effects:
+                    metrics.effects_planned.labels(effect.kind.value).inc()
+                    if effect.state is State.REJECTED:
+                        metrics.dead_letters.labels("intake", effect.reason).inc()
+                        _log_set_aside(item, "record.dead_lettered", effect.reason, effect.key)
+                    elif effect.state is State.HELD:
+                        _log_set_aside(item, "effect.held", effect.reason, effect.key)
+            if reason is not None and result.disposition is not Disposition.REPEATED:
+                metrics.dead_letters.labels("intake", reason.value).inc()
+                _log_set_aside(item, "record.dead_lettered", reason.value)
+            braked = self._brake.note(rejected=reason is Reason.PLANNING_FAILED) or braked
+        if braked is not None and self._released.is_set():
+            self._braked = braked
+            self._released.clear()
+            logger.error("lane.braked", extra={"lane": BRAKE_NAME, "reason": braked})
+            await self._store_brake(braked, stop)
+
+    async def _store_brake(self, reason: str, stop: asyncio.Event) -> None:
+        while True:
+            try:
+                await self._ledger.set_brake(BRAKE_NAME, reason)
+            except LedgerUnavailableError as error:
+                logger.error("brake.not_recorded", extra={"reason": error.reason})
+                if stop.is_set():
+                    return  # the next run meets the same records and brakes again
+                await pause(stop, _RETRY_S)
+            else:
+                return
+
+
+def _log_set_aside(
+    item: PlannedRecord, event: str, reason: str | None, effect: EffectKey | None = None
+) -> None:
+    logger.error(
+        event,
+        extra={
+            "event_id": item.event_id,
+            "event_type": item.event_type,
+            "order_id": item.plan.order_key,
+            "topic": item.record.stream.topic.value,
+            "partition": item.record.stream.partition,
+            "offset": item.record.offset,
+            "reason": reason,
+            "effect": effect,
+        },
+    )

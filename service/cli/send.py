@@ -1,0 +1,176 @@
+"""`send`: plays a SCAYLE that delivers webhooks, generated or from a file."""
+
+import asyncio
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import aiohttp
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from service.cli.exits import NOT_REACHABLE
+from service.sandbox.deliveries import (
+    DeliveryFileError,
+    DeliveryPlan,
+    DeliveryReport,
+    deliver,
+    read_deliveries,
+)
+from service.sandbox.scayle import generate_orders
+from service.settings import Settings, load_settings
+
+_PROBE_TIMEOUT_S: Final = 3.0
+
+
+def send(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="Deliveries to send: a JSON object, a JSON array or one a line."),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Orders to generate.", min=1)] = 10,
+    duplicates: Annotated[
+        float, typer.Option(help="Share delivered a second time.", min=0, max=1)
+    ] = 0.0,
+    reordering: Annotated[
+        int, typer.Option(help="Places by which a delivery may come late.", min=0)
+    ] = 0,
+    rate: Annotated[
+        float | None, typer.Option(help="Deliveries a second; as fast as answered if not set.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed and first id, same orders.")] = None,
+    first_order_id: Annotated[
+        int | None, typer.Option(help="Ids count up from here; by default from the time.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="The webhook door; by default the one in the settings.")
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="HTTP Basic user.")] = None,
+    password: Annotated[
+        str | None,
+        typer.Option(envvar="RELAY_SEND_PASSWORD", help="HTTP Basic password.", show_envvar=True),
+    ] = None,
+    sandbox: Annotated[
+        bool, typer.Option("--sandbox", help="Use the credentials of `serve --sandbox`.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as one object.")] = False,
+) -> None:
+    """
+    Deliver order-confirmed webhooks as SCAYLE does: again and again until each is answered 200.
+
+    Examples:
+
+        loyalty-relay send --sandbox --count 50 --duplicates 0.3
+
+        loyalty-relay send --sandbox order.json
+    """
+    settings = load_settings(os.environ, sandbox=sandbox, serving=False)
+    envelopes = _envelopes(file, count=count, seed=seed, first_order_id=first_order_id)
+    pair = _credentials(settings, user, password)
+    door = url or f"http://{settings.http_host}:{settings.http_port}/webhooks/scayle"
+    plan = DeliveryPlan(rate=rate, duplicates=duplicates, reordering=reordering, seed=seed or 0)
+    total = len(envelopes) if isinstance(envelopes, list) else count
+    report = asyncio.run(_send(door, envelopes, pair, plan, total=total, quiet=json))
+    _print(report, json=json)
+    if report.given_up:
+        raise typer.Exit(1)
+
+
+def _envelopes(
+    file: Path | None, *, count: int, seed: int | None, first_order_id: int | None
+) -> Iterable[Mapping[str, Any]]:
+    if file is not None:
+        try:
+            return read_deliveries(file)
+        except (DeliveryFileError, OSError) as error:
+            raise typer.BadParameter(str(error), param_hint="FILE") from error
+    now = int(time.time())
+    return generate_orders(
+        now if seed is None else seed,
+        count,
+        first_order_id=first_order_id if first_order_id is not None else now * 1000,
+    )
+
+
+def _credentials(settings: Settings, user: str | None, password: str | None) -> tuple[str, str]:
+    if user is not None and password is not None:
+        return user, password
+    if not settings.webhook_credentials:
+        raise typer.BadParameter(
+            "no credentials: set RELAY_WEBHOOK_CREDENTIALS, give --user and --password, "
+            "or --sandbox for a service started with it"
+        )
+    known_user, known_password = settings.webhook_credentials[0]
+    return user or known_user, password or known_password.get_secret_value()
+
+
+async def _send(
+    door: str,
+    envelopes: Iterable[Mapping[str, Any]],
+    pair: tuple[str, str],
+    plan: DeliveryPlan,
+    *,
+    total: int,
+    quiet: bool,
+) -> DeliveryReport:
+    await _probe(door)
+    with Progress(
+        TextColumn("deliveries"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        disable=quiet,
+    ) as progress:
+        task = progress.add_task("deliveries", total=total)
+        return await deliver(
+            door,
+            envelopes,
+            user=pair[0],
+            password=pair[1],
+            plan=plan,
+            on_progress=lambda at: progress.update(
+                task, completed=at.settled, total=max(total, at.settled)
+            ),
+        )
+
+
+async def _probe(door: str) -> None:
+    """Fail at once when nothing listens, rather than repeat every delivery for long."""
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PROBE_TIMEOUT_S)) as session,
+            session.get(door),
+        ):
+            return
+    except (aiohttp.ClientError, TimeoutError) as error:
+        typer.echo(f"loyalty-relay: nothing answers at {door}: is the service running?", err=True)
+        raise typer.Exit(NOT_REACHABLE) from error
+    except ValueError as error:
+        raise typer.BadParameter(f"not an address: {door}", param_hint="--url") from error
+
+
+def _print(report: DeliveryReport, *, json: bool) -> None:
+    row = {
+        "sent": report.sent,
+        **{f"answered_{status}": number for status, number in report.by_status.items()},
+        "orders": len(report.accepted),
+        "given_up": len(report.given_up),
+        "p50_ms": round(report.latency.p50_s * 1000, 1),
+        "p99_ms": round(report.latency.p99_s * 1000, 1),
+        "seconds": round(report.duration_s, 2),
+    }
+    if json:
+        typer.echo(orjson.dumps(row).decode())
+        return
+    table = Table(show_header=False)
+    for name, value in row.items():
+        table.add_row(name.replace("_", " "), str(value))
+    Console().print(table)
+    for name in report.given_up:
+        typer.echo(f"never answered 200: {name}", err=True)

@@ -1,0 +1,106 @@
+"""From the settings to each part's own small configuration."""
+
+from uuid import uuid4
+from zoneinfo import ZoneInfo
+
+from consumers.brake import BrakeRule
+from consumers.dispatcher import DispatcherConfig
+from service.domain.effects import Kind, Lane
+from service.domain.planning import ContactKey, GuestOrders, PlanningPolicy, PointsFrom, Shop
+from service.domain.points import Rounding
+from service.ledger.config import LedgerConfig
+from service.sandbox.splio import SplioSandboxSettings
+from service.settings import Settings
+from service.splio.config import SplioConfig
+from service.splio.requests import SplioRenderer
+
+
+def planning_policy(settings: Settings) -> PlanningPolicy:
+    """What planning obeys, of the settings."""
+    return PlanningPolicy(
+        tenant=settings.tenant,
+        shop=_shop(settings.splio_store, settings.splio_program, settings.timezone),
+        shops={
+            app_id: _shop(shop.store, shop.program, shop.timezone)
+            for app_id, shop in settings.shops.items()
+        },
+        contact_key=ContactKey(settings.splio_contact_key),
+        points_from=PointsFrom(settings.points_from),
+        points_limit=settings.points_limit,
+        points_factor=settings.points_factor,
+        points_tolerance=settings.points_tolerance,
+        points_rounding=Rounding(settings.points_rounding),
+        guest_orders=GuestOrders(settings.guest_orders),
+    )
+
+
+def sandbox_settings(settings: Settings, *, port: int = 0) -> SplioSandboxSettings:
+    """A sandbox that fits the settings: the same key, limits, unique key and hours."""
+    settings.sandbox_path.parent.mkdir(parents=True, exist_ok=True)
+    contact_key = settings.splio_contact_key
+    assert settings.splio_api_key is not None
+    return SplioSandboxSettings(
+        path=str(settings.sandbox_path),
+        port=port,
+        api_keys=(settings.splio_api_key.get_secret_value(),),
+        unique_key=contact_key if contact_key in ("email", "cellphone") else "c0",
+        limits=settings.splio_limits,
+        hours=settings.splio_hours,
+    )
+
+
+def _shop(store: str, program: int | None, timezone: ZoneInfo) -> Shop:
+    return Shop(store=store, program=str(program) if program else None, timezone=timezone.key)
+
+
+def ledger_config(settings: Settings) -> LedgerConfig:
+    """What the ledger is told; every call names a new owner, so call it once a process."""
+    return LedgerConfig(
+        owner=str(uuid4()),
+        tenant=settings.tenant,
+        visible_after_s={
+            Kind.ORDER: settings.visible_after_s.orders,
+            Kind.EARN: settings.visible_after_s.credits,
+        },
+        points_from=PointsFrom(settings.points_from),
+        retention_s=settings.retention_s,
+    )
+
+
+def splio_config(settings: Settings, *, url: str) -> SplioConfig:
+    """How to talk to the Splio at `url`, which is that of the settings or of the sandbox."""
+    assert settings.splio_api_key is not None
+    limits = settings.splio_limits or {}
+    return SplioConfig(
+        url=url,
+        api_key=settings.splio_api_key.get_secret_value(),
+        points_kind=settings.points_kind,
+        limits={lane: limits.get(lane.value) for lane in Lane},
+        request_timeout_s=settings.request_timeout_s,
+    )
+
+
+def renderer(settings: Settings) -> SplioRenderer:
+    """How requests are written for this universe."""
+    return SplioRenderer(
+        points_kind=settings.points_kind,
+        is_final=settings.credit_is_final,
+        hours=settings.splio_hours,
+        contact_key=ContactKey(settings.splio_contact_key),
+    )
+
+
+def brake_rule(settings: Settings) -> BrakeRule | None:
+    """When a run of dead letters stops a lane; None for never."""
+    brake = settings.dead_letter_brake
+    return BrakeRule(run=brake.run, share=brake.share) if brake else None
+
+
+def dispatcher_config(settings: Settings) -> DispatcherConfig:
+    """Time limits and bounds of the dispatcher."""
+    return DispatcherConfig(
+        request_timeout_s=settings.request_timeout_s,
+        lease_margin_s=settings.lease_margin_s,
+        grace_s=settings.grace_s,
+        brake_rule=brake_rule(settings),
+    )

@@ -1,0 +1,273 @@
+"""Claims and how they ended: the exclusive right to attempt, and the outcome that gives it up."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from service.domain.effects import EffectKey, Kind, Outcome, State
+from service.domain.errors import NotFoundError, RelayError
+from service.domain.ledger import Claim, ReadyEffect, Settlement, SettleResult
+from service.ledger.dead_letters import set_effect_aside
+from service.ledger.rows import (
+    AttemptNote,
+    Standing,
+    change_one,
+    note_attempts,
+    read_standings,
+    release_followers,
+    void_followers,
+)
+from service.ledger.transaction import KeyStatement, Tx
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """A claim that somebody waits for."""
+
+    effect: ReadyEffect
+    lease_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SettleRequest:
+    """An outcome that somebody waits to see recorded."""
+
+    claim: Claim
+    settlement: Settlement
+
+
+# Guarantees: a claim is exclusive, because only `due` can become `attempting` and both are one
+# statement; every claim raises `attempt`.
+_CLAIM: Final = KeyStatement(
+    "UPDATE effects SET state = 'attempting', attempt = attempt + 1, started_at = ?1, "
+    "first_attempt_at = coalesce(first_attempt_at, ?1), lease_owner = ?2, lease_until = ?3 "
+    "WHERE state = 'due' AND due_at <= ?1 AND effect_key IN (:keys)"
+)
+# Guarantees: only the attempt that holds the claim settles its effect.
+_APPLY: Final = KeyStatement(
+    "UPDATE effects SET state = 'applied', applied_attempt = attempt, settled_at = ?, "
+    "reason = NULL, lease_owner = NULL, lease_until = NULL "
+    "WHERE state = 'attempting' AND attempt = ? AND effect_key IN (:keys)"
+)
+_GUARD: Final = "WHERE effect_key = ? AND state = ? AND attempt = ?"
+# Guarantees: each moves the effect only from the standing that was read (_GUARD).
+_SETTLE: Final = (
+    "UPDATE effects SET state = ?, settled_at = ?, reason = ?, applied_attempt = ?, "
+    f"lease_owner = NULL, lease_until = NULL {_GUARD}"
+)
+_RETRY: Final = (
+    "UPDATE effects SET state = 'due', due_at = ?, reason = ?, rounds = rounds + ?, "
+    f"lease_owner = NULL, lease_until = NULL {_GUARD}"
+)
+_DOUBT: Final = (
+    "UPDATE effects SET state = 'in_doubt', due_at = ?, absence_counts_from = ?, reason = ?, "
+    f"was_in_doubt = 1, lease_owner = NULL, lease_until = NULL {_GUARD}"
+)
+# Guarantees: the first success of an effect that was settled without one is remembered, so that
+# a second one is noticed.
+_REMEMBER_SUCCESS: Final = (
+    f"UPDATE effects SET applied_attempt = ? {_GUARD} AND applied_attempt IS NULL"
+)
+# Guarantees: False for an effect that moved meanwhile.
+_MAKE_DUE: Final = (
+    "UPDATE effects SET due_at = min(due_at, ?) "
+    "WHERE effect_key = ? AND state = 'due' AND attempt = ?"
+)
+
+
+def write_claims_and_outcomes(
+    tx: Tx, claims: Sequence[ClaimRequest], outcomes: Sequence[SettleRequest]
+) -> tuple[list[Claim | None], list[SettleResult | RelayError]]:
+    """
+    Record outcomes and take claims; see the port. An unknown effect is an outcome's own error.
+
+    Where the effects stand is read once for all; only an effect that several of the operations
+    are about is read again.
+    """
+    outcome_keys = [request.claim.effect.key for request in outcomes]
+    claim_keys = [request.effect.key for request in claims]
+    standings = read_standings(tx, list(dict.fromkeys(outcome_keys + claim_keys)))
+    settled: list[SettleResult | RelayError] = [SettleResult.STALE] * len(outcomes)
+    firsts: dict[str, int] = {}
+    repeats: list[int] = []
+    for index, key in enumerate(outcome_keys):
+        if firsts.setdefault(key, index) != index:
+            repeats.append(index)
+    results = _write_distinct(tx, [outcomes[index] for index in firsts.values()], standings)
+    for index, result in zip(firsts.values(), results, strict=True):
+        settled[index] = result
+    for index in repeats:
+        now = read_standings(tx, [outcome_keys[index]])
+        (settled[index],) = _write_distinct(tx, [outcomes[index]], now)
+    standings |= read_standings(tx, [key for key in claim_keys if key in firsts])
+    return _write_claims(tx, claims, standings), settled
+
+
+def make_due(tx: Tx, key: EffectKey, attempt: int) -> bool:
+    """See the port."""
+    return tx.connection.execute(_MAKE_DUE, (tx.now_ms, key, attempt)).rowcount == 1
+
+
+def absence_counts_from(tx: Tx, kind: str, lease_until_ms: int | None) -> int:
+    """When absence at Splio proves that an attempt which ended now took no effect."""
+    ended = max(lease_until_ms or 0, tx.now_ms)
+    return ended + round(tx.config.visible_after_s[Kind(kind)] * 1000)
+
+
+def _write_claims(
+    tx: Tx, requests: Sequence[ClaimRequest], standings: Mapping[str, Standing]
+) -> list[Claim | None]:
+    """Claim what is due; None for what is not, and for the second of two claims of one key."""
+    keys_by_lease: dict[int, list[str]] = {}
+    taken: set[str] = set()
+    claims: list[Claim | None] = []
+    for request in requests:
+        effect = request.effect
+        standing = standings.get(effect.key)
+        if (
+            standing is None
+            or standing.state != State.DUE
+            or standing.due_at > tx.now_ms
+            or standing.body_id != effect.request_id
+            or effect.key in taken
+        ):
+            claims.append(None)
+            continue
+        taken.add(effect.key)
+        keys_by_lease.setdefault(request.lease_ms, []).append(effect.key)
+        first_attempt_at = standing.first_attempt_at
+        claims.append(
+            Claim(
+                effect=effect,
+                attempt=standing.attempt + 1,
+                lease_until_ms=tx.now_ms + request.lease_ms,
+                started_at_ms=tx.now_ms,
+                first_attempt_at_ms=tx.now_ms if first_attempt_at is None else first_attempt_at,
+                created_at_ms=standing.created_at,
+                was_in_doubt=bool(standing.was_in_doubt),
+                rounds=standing.rounds,
+            )
+        )
+    for lease_ms, keys in keys_by_lease.items():
+        changed = _CLAIM.changed(
+            tx.connection, keys, tx.now_ms, tx.config.owner, tx.now_ms + lease_ms
+        )
+        _require(changed, len(keys))
+    return claims
+
+
+def _write_distinct(
+    tx: Tx, requests: Sequence[SettleRequest], standings: Mapping[str, Standing]
+) -> list[SettleResult | RelayError]:
+    """Record outcomes of different effects."""
+    results: list[SettleResult | RelayError] = []
+    applied: dict[int, list[str]] = {}
+    released: list[str] = []
+    notes: list[AttemptNote] = []
+    for request in requests:
+        claim, settlement = request.claim, request.settlement
+        standing = standings.get(claim.effect.key)
+        if standing is None:
+            results.append(NotFoundError("no_such_effect", claim.effect.key))
+            continue
+        holds_claim = standing.state == State.ATTEMPTING and standing.attempt == claim.attempt
+        if not holds_claim:
+            result, is_new = _settle_late(tx, standing, claim, settlement)
+        else:
+            result, is_new = SettleResult.SETTLED, True
+            if settlement.outcome is Outcome.APPLIED:
+                applied.setdefault(claim.attempt, []).append(standing.key)
+            else:
+                _settle_other(tx, standing, claim, settlement)
+        is_success = settlement.outcome in {Outcome.APPLIED, Outcome.DUPLICATE}
+        if is_new and is_success and result in {SettleResult.SETTLED, SettleResult.LATE}:
+            released.append(standing.key)
+        if is_new:
+            notes.append(
+                AttemptNote(
+                    standing.id,
+                    claim.attempt,
+                    claim.started_at_ms,
+                    settlement.outcome,
+                    result,
+                    settlement.reason,
+                    settlement.status,
+                    settlement.detail,
+                )
+            )
+        results.append(result)
+    for attempt, keys in applied.items():
+        _require(_APPLY.changed(tx.connection, keys, tx.now_ms, attempt), len(keys))
+    release_followers(tx, released)
+    note_attempts(tx, notes)
+    return results
+
+
+def _settle_other(tx: Tx, standing: Standing, claim: Claim, settlement: Settlement) -> None:
+    """Move an effect whose claim is held, to anything but applied."""
+    guard = (standing.key, State.ATTEMPTING, claim.attempt)
+    reason = settlement.reason
+    match settlement.outcome:
+        case Outcome.DUPLICATE:
+            _change(tx, _SETTLE, (State.DUPLICATE, tx.now_ms, reason, None, *guard))
+        case Outcome.REJECTED:
+            _change(tx, _SETTLE, (State.REJECTED, tx.now_ms, reason, None, *guard))
+            set_effect_aside(tx, standing.key, reason=reason or "refused", detail=settlement.detail)
+            void_followers(tx, [standing.key])
+        case Outcome.IN_DOUBT:
+            counts_from = absence_counts_from(tx, standing.kind, standing.lease_until)
+            _change(tx, _DOUBT, (tx.now_ms, counts_from, reason, *guard))
+        case Outcome.RETRY:
+            is_round = int(settlement.is_round)
+            _change(tx, _RETRY, (settlement.due_at_ms, reason, is_round, *guard))
+        case Outcome.APPLIED:
+            raise AssertionError("applied effects are settled together")
+
+
+def _settle_late(
+    tx: Tx, standing: Standing, claim: Claim, settlement: Settlement
+) -> tuple[SettleResult, bool]:
+    """
+    What an outcome does whose attempt lost its claim, and whether it is to be noted.
+
+    outcome    effect is            does
+    applied    applied, by it       nothing: the same outcome was written twice
+    applied    applied, by another  nothing: a suspected double
+    applied    applied, found       remembered as the success that the look-up found
+    applied    duplicate            the same: what Splio had was this
+    duplicate  applied, duplicate   nothing
+    both       anything else        settles the effect: Splio has it, whatever we believed
+    others     anything             nothing
+    """
+    outcome = settlement.outcome
+    if outcome not in {Outcome.APPLIED, Outcome.DUPLICATE}:
+        return SettleResult.STALE, True
+    if standing.state in {State.APPLIED, State.DUPLICATE}:
+        if outcome is Outcome.DUPLICATE:
+            return SettleResult.STALE, True
+        if standing.applied_attempt is None:
+            _change(tx, _REMEMBER_SUCCESS, (claim.attempt, *_guard_of(standing)))
+            return SettleResult.STALE, True
+        if standing.applied_attempt == claim.attempt:
+            return SettleResult.SETTLED, False
+        return SettleResult.SUSPECTED_DOUBLE, True
+    applied_attempt = claim.attempt if outcome is Outcome.APPLIED else None
+    _change(
+        tx,
+        _SETTLE,
+        (outcome, tx.now_ms, settlement.reason, applied_attempt, *_guard_of(standing)),
+    )
+    return SettleResult.LATE, True
+
+
+def _guard_of(standing: Standing) -> tuple[str, str, int]:
+    return standing.key, standing.state, standing.attempt
+
+
+def _change(tx: Tx, text: str, parameters: tuple[Any, ...]) -> None:
+    change_one(tx.connection, text, parameters)
+
+
+def _require(changed: int, expected: int) -> None:
+    if changed != expected:
+        raise RuntimeError(f"{changed} effects moved where {expected} were read as movable")

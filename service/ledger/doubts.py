@@ -1,0 +1,216 @@
+"""Effects in doubt: leases that ran out, look-ups and what they showed, credits seen at Splio."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final
+
+from service.domain.effects import EffectKey, State
+from service.domain.errors import WrongStateError
+from service.domain.ledger import Doubt, LookUp, LookUpVerdict
+from service.ledger.claims import absence_counts_from
+from service.ledger.dead_letters import set_effect_aside
+from service.ledger.rows import (
+    READY_COLUMNS,
+    READY_WIDTH,
+    AttemptNote,
+    Standing,
+    change_one,
+    note_attempts,
+    read_standings,
+    ready_effect,
+    release_followers,
+    void_followers,
+)
+from service.ledger.transaction import KeyStatement, Tx
+
+_READ_LEASES: Final = (
+    "SELECT effect_key FROM effects INDEXED BY effects_unfinished "
+    "WHERE state <> 'applied' AND state = 'attempting' AND {condition} LIMIT 512"
+)
+_READ_EXPIRED: Final = _READ_LEASES.format(condition="lease_until <= ?")
+_READ_FOREIGN: Final = _READ_LEASES.format(condition="lease_owner <> ?")
+# Guarantees: each moves the effect only from the attempt whose lease or doubt was read.
+_EXPIRE: Final = (
+    "UPDATE effects SET state = 'in_doubt', due_at = ?, absence_counts_from = ?, reason = ?, "
+    "was_in_doubt = 1, lease_owner = NULL, lease_until = NULL "
+    "WHERE effect_key = ? AND state = 'attempting' AND attempt = ?"
+)
+_GUARD: Final = "WHERE effect_key = ? AND state = 'in_doubt' AND attempt = ?"
+_FOUND: Final = (
+    "UPDATE effects SET state = 'applied', settled_at = ?, reason = ?, applied_attempt = NULL, "
+    f"seen_at = CASE kind WHEN 'earn' THEN coalesce(seen_at, ?) ELSE seen_at END {_GUARD}"
+)
+_DIFFERENT: Final = f"UPDATE effects SET state = 'rejected', settled_at = ?, reason = ? {_GUARD}"
+_ABSENT: Final = (
+    f"UPDATE effects SET state = 'due', due_at = ?, reason = ?, resends = resends + 1 {_GUARD}"
+)
+_HOLD: Final = f"UPDATE effects SET state = 'held', reason = ? {_GUARD}"
+_ASK_AGAIN: Final = f"UPDATE effects SET due_at = ?, reason = coalesce(?, reason) {_GUARD}"
+
+_READ_ABSENCE: Final = "SELECT absence_counts_from FROM effects WHERE effect_key = ?"
+_DOUBT_COLUMNS: Final = (
+    f"{READY_COLUMNS}, e.attempt, e.absence_counts_from, e.first_attempt_at, e.resends"
+)
+_READ_DUE_DOUBTS: Final = (
+    f"SELECT {_DOUBT_COLUMNS} FROM effects AS e INDEXED BY effects_unfinished "
+    "CROSS JOIN bodies AS b ON b.id = e.body_id "
+    "WHERE e.state <> 'applied' AND e.state = 'in_doubt' AND e.due_at <= ? "
+    "ORDER BY e.due_at, e.effect_key LIMIT ?"
+)
+_READ_DOUBT: Final = (
+    f"SELECT {_DOUBT_COLUMNS} FROM effects AS e CROSS JOIN bodies AS b ON b.id = e.body_id "
+    "WHERE e.effect_key = ? AND e.state = 'in_doubt'"
+)
+
+_CURSOR: Final = "credits_cursor"
+_READ_CURSOR: Final = "SELECT value FROM meta WHERE name = ?"
+_WRITE_CURSOR: Final = (
+    "INSERT INTO meta (name, value) VALUES (?, ?) "
+    "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+)
+# Guarantees: an effect is seen once. Also one whose outcome is not recorded yet: the reader may
+# be faster than the dispatcher, and does not come by again.
+_MARK_SEEN: Final = KeyStatement(
+    "UPDATE effects SET seen_at = ? "
+    "WHERE kind = 'earn' AND seen_at IS NULL AND effect_key IN (:keys)"
+)
+
+
+def expire_leases(tx: Tx) -> int:
+    """Put effects whose lease ran out in doubt; returns how many."""
+    return _expire(tx, _READ_EXPIRED, tx.now_ms, "lease_expired")
+
+
+def expire_foreign_claims(tx: Tx) -> int:
+    """
+    Put what another process instance was attempting in doubt; returns how many.
+
+    It died with its requests, at the latest now: the file belongs to one process.
+    """
+    return _expire(tx, _READ_FOREIGN, tx.config.owner, "process_ended")
+
+
+def write_look_up(tx: Tx, doubt: Doubt, look_up: LookUp) -> State | None:
+    """See the port."""
+    key = doubt.effect.key
+    standing = read_standings(tx, [key]).get(key)
+    if standing is None or standing.state != State.IN_DOUBT or standing.attempt != doubt.attempt:
+        return None
+    verdict = look_up.verdict
+    (counts_from,) = tx.connection.execute(_READ_ABSENCE, (key,)).fetchone()
+    if verdict in {LookUpVerdict.ABSENT, LookUpVerdict.HOLD} and tx.now_ms < counts_from:
+        raise WrongStateError(
+            "absence_too_early", f"{key} may still appear until {counts_from}, now {tx.now_ms}"
+        )
+    guard = (key, doubt.attempt)
+    state = _move(tx, standing, look_up, guard, counts_from)
+    if verdict is not LookUpVerdict.UNKNOWN:
+        note_attempts(
+            tx,
+            [
+                AttemptNote(
+                    standing.id,
+                    doubt.attempt,
+                    None,
+                    f"look_up_{verdict}",
+                    state,
+                    look_up.reason,
+                    None,
+                    look_up.detail,
+                )
+            ],
+        )
+    return state
+
+
+def mark_seen(tx: Tx, keys: Sequence[str], cursor: str | None) -> int:
+    """See the port."""
+    changed = _MARK_SEEN.changed(tx.connection, keys, tx.now_ms)
+    if cursor is not None:
+        tx.connection.execute(_WRITE_CURSOR, (_CURSOR, cursor))
+    return changed
+
+
+def read_cursor(connection: sqlite3.Connection) -> str | None:
+    """Where the slow reader goes on."""
+    row = connection.execute(_READ_CURSOR, (_CURSOR,)).fetchone()
+    return row[0] if row else None
+
+
+def read_due_doubts(connection: sqlite3.Connection, now_ms: int, limit: int) -> list[Doubt]:
+    """Effects in doubt whose look-up is due, the longest due first."""
+    rows = connection.execute(_READ_DUE_DOUBTS, (now_ms, limit)).fetchall()
+    return [_doubt(row) for row in rows]
+
+
+def read_doubt(connection: sqlite3.Connection, key: EffectKey) -> Doubt | None:
+    """The effect if it is in doubt."""
+    row = connection.execute(_READ_DOUBT, (key,)).fetchone()
+    return _doubt(row) if row else None
+
+
+def _doubt(row: tuple[Any, ...]) -> Doubt:
+    attempt, counts_from, first_attempt_at, resends = row[READY_WIDTH:]
+    return Doubt(
+        effect=ready_effect(row),
+        attempt=attempt,
+        absence_counts_from_ms=counts_from,
+        first_attempt_at_ms=first_attempt_at,
+        resends=resends,
+    )
+
+
+def _expire(tx: Tx, query: str, parameter: int | str, reason: str) -> int:
+    expired = 0
+    while True:
+        keys = [row[0] for row in tx.connection.execute(query, (parameter,)).fetchall()]
+        if not keys:
+            return expired
+        notes = []
+        for standing in read_standings(tx, keys).values():
+            counts_from = absence_counts_from(tx, standing.kind, standing.lease_until)
+            change_one(
+                tx.connection,
+                _EXPIRE,
+                (tx.now_ms, counts_from, reason, standing.key, standing.attempt),
+            )
+            notes.append(
+                AttemptNote(
+                    standing.id,
+                    standing.attempt,
+                    standing.started_at,
+                    State.IN_DOUBT,
+                    State.IN_DOUBT,
+                    reason,
+                )
+            )
+        note_attempts(tx, notes)
+        expired += len(keys)
+
+
+def _move(
+    tx: Tx, standing: Standing, look_up: LookUp, guard: tuple[EffectKey, int], counts_from: int
+) -> State:
+    match look_up.verdict:
+        case LookUpVerdict.FOUND:
+            change_one(tx.connection, _FOUND, (tx.now_ms, look_up.reason, tx.now_ms, *guard))
+            release_followers(tx, [standing.key])
+            return State.APPLIED
+        case LookUpVerdict.DIFFERENT:
+            reason = look_up.reason or "mismatch"
+            change_one(tx.connection, _DIFFERENT, (tx.now_ms, reason, *guard))
+            set_effect_aside(tx, standing.key, reason=reason, detail=look_up.detail)
+            void_followers(tx, [standing.key])
+            return State.REJECTED
+        case LookUpVerdict.ABSENT:
+            change_one(tx.connection, _ABSENT, (tx.now_ms, look_up.reason, *guard))
+            return State.DUE
+        case LookUpVerdict.HOLD:
+            change_one(tx.connection, _HOLD, (look_up.reason, *guard))
+            return State.HELD
+        case LookUpVerdict.UNKNOWN:
+            again_at = look_up.again_at_ms
+            if again_at is None:
+                again_at = max(counts_from, tx.now_ms)
+            change_one(tx.connection, _ASK_AGAIN, (again_at, look_up.reason, *guard))
+            return State.IN_DOUBT

@@ -1,0 +1,281 @@
+"""Writing plans: known keys are compared, unknown ones inserted, the position moved with them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from service.domain.effects import EffectKey, State, contradicts
+from service.domain.errors import WrongStateError
+from service.domain.ledger import Disposition, PlannedRecord, PlanResult, ReadyEffect
+from service.domain.planning import OrderFacts, PlannedEffect, Reason
+from service.domain.records import Advance
+from service.ledger.dead_letters import record_row, set_effect_aside, set_record_aside
+from service.ledger.rows import (
+    INSERT_BODIES,
+    INSERT_EFFECTS,
+    MAX_INTEGER,
+    encode_prerequisites,
+    follower_state,
+)
+from service.ledger.transaction import KeyStatement, RowInsert, Tx
+
+# Guarantees: nothing; read before the first write of a plan, in the same transaction.
+_READ_POSITIONS: Final = (
+    'SELECT json_group_array(json_array(topic, "partition", position)) FROM positions'
+)
+# Guarantees: a position moves only from where the reader says it was.
+_MOVE_POSITION: Final = (
+    'INSERT INTO positions (topic, "partition", position, updated_at) VALUES (?, ?, ?, ?) '
+    'ON CONFLICT (topic, "partition") DO UPDATE SET position = excluded.position, '
+    "updated_at = excluded.updated_at WHERE positions.position = ?"
+)
+_READ_KNOWN: Final = KeyStatement(
+    "SELECT json_group_array(json_array(effect_key, fingerprint, state)) FROM effects "
+    "WHERE effect_key IN (:keys)"
+)
+_COUNT_DUPLICATES: Final = KeyStatement(
+    "UPDATE effects SET duplicates_seen = duplicates_seen + ? WHERE effect_key IN (:keys)"
+)
+_INSERT_RECORDS: Final = RowInsert(
+    "records",
+    (
+        "id",
+        "topic",
+        "partition",
+        "offset",
+        "key",
+        "headers",
+        "value",
+        "appended_at",
+        "event_type",
+        "effect_keys",
+    ),
+)
+# Guarantees: what was first known of an order stands.
+_INSERT_ORDERS: Final = RowInsert(
+    "orders",
+    ("id", "order_key", "card", "points", "points_from", "currency", "items"),
+    conflict="ON CONFLICT (order_key) DO NOTHING",
+)
+
+
+@dataclass(slots=True)
+class PlanRows:
+    """Rows gathered from the plans of one call, written together at its end."""
+
+    records: list[tuple[Any, ...]] = field(default_factory=list)
+    bodies: list[tuple[Any, ...]] = field(default_factory=list)
+    effects: list[tuple[Any, ...]] = field(default_factory=list)
+    orders: list[tuple[Any, ...]] = field(default_factory=list)
+    rejected: list[tuple[EffectKey, str, str]] = field(default_factory=list)
+    duplicates: dict[str, int] = field(default_factory=dict)
+
+    def write(self, tx: Tx) -> None:
+        connection = tx.connection
+        _INSERT_RECORDS.run(connection, self.records)
+        INSERT_BODIES.run(connection, self.bodies)
+        INSERT_EFFECTS.run(connection, self.effects)
+        _INSERT_ORDERS.run(connection, self.orders)
+        by_count: dict[int, list[str]] = {}
+        for key, count in self.duplicates.items():
+            by_count.setdefault(count, []).append(key)
+        for count, keys in by_count.items():
+            _COUNT_DUPLICATES.changed(connection, keys, count)
+        for rejected, reason, detail in self.rejected:
+            set_effect_aside(tx, rejected, reason=reason, detail=detail)
+
+
+def write_plans(
+    tx: Tx, planned: Sequence[PlannedRecord], advances: Sequence[Advance]
+) -> list[PlanResult]:
+    """
+    Write plans and positions; see the port.
+
+    Raises: WrongStateError before anything is written.
+    """
+    _check_positions(tx, advances)
+    keys = [effect.key for item in planned for effect in item.plan.effects]
+    keys += [
+        effect.after for item in planned for effect in item.plan.effects if effect.after is not None
+    ]
+    known = read_known(tx, keys)
+    rows = PlanRows()
+    results = [_plan_one(tx, item, known, rows) for item in planned]
+    rows.write(tx)
+    for advance in advances:
+        _move(tx, advance)
+    return results
+
+
+def read_known(tx: Tx, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Fingerprint and state of those of these effects that are known."""
+    return {
+        key: (fingerprint, state)
+        for key, fingerprint, state in _READ_KNOWN.rows(tx.connection, keys)
+    }
+
+
+def conflicting_keys(
+    effects: Sequence[PlannedEffect], known: dict[str, tuple[str, str]]
+) -> list[EffectKey]:
+    """The keys that are known with a contradicting fingerprint."""
+    return [
+        effect.key
+        for effect in effects
+        if effect.key in known and contradicts(known[effect.key][0], effect.fingerprint)
+    ]
+
+
+def gather_effect(
+    tx: Tx,
+    rows: PlanRows,
+    planned: PlannedRecord,
+    effect: PlannedEffect,
+    record_id: int,
+    known: dict[str, tuple[str, str]],
+) -> ReadyEffect | None:
+    """Gather the rows of one unknown effect; returns it when it is due."""
+    state = effect.state
+    if effect.after is not None and state is State.DUE:
+        predecessor = known.get(effect.after)
+        state = follower_state(tx, predecessor[1] if predecessor else None)
+    known[effect.key] = (effect.fingerprint, state)
+    body_id = None
+    request = effect.request
+    if request is not None:
+        body_id = tx.id()
+        rows.bodies.append(
+            (
+                body_id,
+                effect.key,
+                request.path,
+                request.body,
+                request.idempotency_key,
+                encode_prerequisites(request.prerequisites),
+            )
+        )
+    rows.effects.append(
+        (
+            effect.key,
+            effect.kind.value,
+            effect.lane.value,
+            effect.order_key,
+            effect.after,
+            effect.fingerprint,
+            state.value,
+            tx.now_ms,
+            effect.reason,
+            planned.event_id,
+            planned.traceparent,
+            effect.points,
+            planned.received_at_ms,
+            tx.now_ms,
+            tx.now_ms if state in {State.REJECTED, State.VOID} else None,
+            body_id,
+            record_id,
+        )
+    )
+    if state is State.REJECTED:
+        rows.rejected.append((effect.key, effect.reason or "rejected", planned.plan.detail))
+    if state is not State.DUE:
+        return None
+    return fresh_effect(planned, effect, body_id)
+
+
+def fresh_effect(planned: PlannedRecord, effect: PlannedEffect, body_id: int | None) -> ReadyEffect:
+    """The effect as the dispatcher takes it."""
+    assert body_id is not None and effect.request is not None, "only rejected has no request"
+    return ReadyEffect(
+        key=effect.key,
+        kind=effect.kind,
+        lane=effect.lane,
+        order_key=effect.order_key,
+        event_id=planned.event_id,
+        traceparent=planned.traceparent,
+        points=effect.points,
+        received_at_ms=planned.received_at_ms,
+        request=effect.request,
+        request_id=body_id,
+    )
+
+
+def gather_facts(tx: Tx, rows: PlanRows, facts: OrderFacts) -> None:
+    rows.orders.append(
+        (
+            tx.id(),
+            facts.order_key,
+            facts.card,
+            # An amount of points beyond 64 bits is held or rejected by its effect.
+            None if facts.points is None else max(min(facts.points, MAX_INTEGER), -MAX_INTEGER),
+            facts.points_from.value,
+            facts.currency,
+            orjson.dumps(facts.items).decode(),
+        )
+    )
+
+
+def _plan_one(
+    tx: Tx, planned: PlannedRecord, known: dict[str, tuple[str, str]], rows: PlanRows
+) -> PlanResult:
+    plan = planned.plan
+    if plan.ignored is not None:
+        return PlanResult(Disposition.IGNORED)
+    if plan.dead_letter is not None:
+        set_record_aside(tx, planned, reason=plan.dead_letter, detail=plan.detail)
+        return PlanResult(Disposition.DEAD_LETTER)
+    conflicts = conflicting_keys(plan.effects, known)
+    if conflicts:
+        detail = f"known with other facts: {', '.join(conflicts)}"
+        set_record_aside(
+            tx, planned, reason=Reason.CONFLICT, detail=detail, effect_key=conflicts[0]
+        )
+        return PlanResult(Disposition.CONFLICT)
+    unknown = [effect for effect in plan.effects if effect.key not in known]
+    for effect in plan.effects:
+        if effect.key in known:
+            rows.duplicates[effect.key] = rows.duplicates.get(effect.key, 0) + 1
+    if plan.effects and not unknown:
+        return PlanResult(Disposition.REPEATED)
+    fresh = []
+    if unknown:
+        record_id = tx.id()
+        rows.records.append(record_row(record_id, planned))
+        for effect in unknown:
+            ready = gather_effect(tx, rows, planned, effect, record_id, known)
+            if ready is not None:
+                fresh.append(ready)
+    if plan.facts is not None:
+        gather_facts(tx, rows, plan.facts)
+    return PlanResult(Disposition.PLANNED, tuple(fresh))
+
+
+def _check_positions(tx: Tx, advances: Sequence[Advance]) -> None:
+    (text,) = tx.connection.execute(_READ_POSITIONS).fetchone()
+    positions = {(topic, number): position for topic, number, position in orjson.loads(text)}
+    for advance in advances:
+        stream = advance.stream
+        position = positions.get((stream.topic, stream.partition))
+        if position is not None and position != advance.from_position:
+            raise WrongStateError(
+                "position_moved",
+                f"{stream.topic}/{stream.partition} is at {position}, "
+                f"the reader was at {advance.from_position}",
+            )
+
+
+def _move(tx: Tx, advance: Advance) -> None:
+    stream = advance.stream
+    changed = tx.connection.execute(
+        _MOVE_POSITION,
+        (
+            stream.topic.value,
+            stream.partition,
+            advance.to_position,
+            tx.now_ms,
+            advance.from_position,
+        ),
+    ).rowcount
+    if changed != 1:
+        raise RuntimeError("a position moved inside the transaction that read it")

@@ -1,0 +1,241 @@
+"""How effects, requests and attempts stand in the tables."""
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from service.domain.effects import (
+    EffectKey,
+    Kind,
+    Lane,
+    Prerequisite,
+    PrerequisiteKind,
+    RenderedRequest,
+    State,
+)
+from service.domain.errors import NotFoundError
+from service.domain.ledger import ReadyEffect
+from service.ledger.transaction import KeyStatement, RowInsert, Tx
+
+MAX_INTEGER: Final = 2**63 - 1
+
+
+class Standing(NamedTuple):
+    """Where an effect stands, as read inside the writer's transaction."""
+
+    id: int
+    key: EffectKey
+    kind: str
+    state: str
+    attempt: int
+    due_at: int
+    lease_until: int | None
+    started_at: int | None
+    first_attempt_at: int | None
+    created_at: int
+    was_in_doubt: int
+    applied_attempt: int | None
+    rounds: int
+    body_id: int | None
+
+
+# Guarantees: what it reads cannot change before the transaction ends; there is one writer.
+_READ_STANDINGS: Final = KeyStatement(
+    "SELECT json_group_array(json_array("
+    + ", ".join("effect_key" if name == "key" else name for name in Standing._fields)
+    + ")) FROM effects WHERE effect_key IN (:keys)"
+)
+
+
+def read_standings(tx: Tx, keys: Sequence[str]) -> dict[str, Standing]:
+    """Where these effects stand; unknown keys are missing."""
+    rows = _READ_STANDINGS.rows(tx.connection, keys)
+    return {row[1]: Standing._make(row) for row in rows}
+
+
+def read_standing(tx: Tx, key: str) -> Standing:
+    """Raises: NotFoundError."""
+    standing = read_standings(tx, [key]).get(key)
+    if standing is None:
+        raise NotFoundError("no_such_effect", key)
+    return standing
+
+
+# The columns that make a ReadyEffect, of `effects AS e JOIN bodies AS b`.
+READY_COLUMNS: Final = (
+    "e.body_id, e.effect_key, e.kind, e.lane, e.order_key, e.event_id, e.traceparent, e.points, "
+    "e.received_at, b.path, b.body, b.idempotency_key, b.prerequisites"
+)
+READY_WIDTH: Final = READY_COLUMNS.count(",") + 1
+
+
+def ready_effect(row: Sequence[Any]) -> ReadyEffect:
+    """From a row that begins with READY_COLUMNS."""
+    body_id, key, kind, lane, order_key, event_id, traceparent, points, received_at = row[:9]
+    path, body, idempotency_key, prerequisites = row[9:READY_WIDTH]
+    return ReadyEffect(
+        key=EffectKey(key),
+        kind=Kind(kind),
+        lane=Lane(lane),
+        order_key=order_key,
+        event_id=event_id,
+        traceparent=traceparent,
+        points=points,
+        received_at_ms=received_at,
+        request=RenderedRequest(
+            path=path,
+            body=body,
+            idempotency_key=idempotency_key,
+            prerequisites=decode_prerequisites(prerequisites),
+        ),
+        request_id=body_id,
+    )
+
+
+def encode_prerequisites(prerequisites: Sequence[Prerequisite]) -> str | None:
+    """As JSON text, None when there are none."""
+    if not prerequisites:
+        return None
+    return orjson.dumps(
+        [[item.kind, item.name, item.path, item.body.decode()] for item in prerequisites]
+    ).decode()
+
+
+def decode_prerequisites(text: str | None) -> tuple[Prerequisite, ...]:
+    """The inverse of `encode_prerequisites`."""
+    if text is None:
+        return ()
+    return tuple(
+        Prerequisite(PrerequisiteKind(kind), name, path, body.encode())
+        for kind, name, path, body in orjson.loads(text)
+    )
+
+
+# Guarantees: a key that exists already fails the statement (UNIQUE), never overwrites.
+INSERT_EFFECTS: Final = RowInsert(
+    "effects",
+    (
+        "effect_key",
+        "kind",
+        "lane",
+        "order_key",
+        "after",
+        "fingerprint",
+        "state",
+        "due_at",
+        "reason",
+        "event_id",
+        "traceparent",
+        "points",
+        "received_at",
+        "created_at",
+        "settled_at",
+        "body_id",
+        "record_id",
+    ),
+)
+# Guarantees: bodies are only ever appended.
+INSERT_BODIES: Final = RowInsert(
+    "bodies", ("id", "effect_key", "path", "body", "idempotency_key", "prerequisites")
+)
+_INSERT_ATTEMPTS: Final = RowInsert(
+    "attempts",
+    (
+        "id",
+        "effect_id",
+        "attempt",
+        "started_at",
+        "ended_at",
+        "outcome",
+        "result",
+        "reason",
+        "status",
+        "detail",
+        "by",
+    ),
+)
+
+
+class AttemptNote(NamedTuple):
+    """A line of the audit trail, its time and id still to come."""
+
+    effect_id: int
+    attempt: int
+    started_at: int | None
+    outcome: str
+    result: str
+    reason: str | None = None
+    status: int | None = None
+    detail: str = ""
+    by: str | None = None
+
+
+def note_attempts(tx: Tx, notes: Sequence[AttemptNote]) -> None:
+    """Append to the audit trail."""
+    _INSERT_ATTEMPTS.run(
+        tx.connection,
+        [
+            (
+                tx.id(),
+                note.effect_id,
+                note.attempt,
+                note.started_at,
+                tx.now_ms,
+                note.outcome,
+                note.result,
+                note.reason,
+                note.status,
+                note.detail,
+                note.by,
+            )
+            for note in notes
+        ],
+    )
+
+
+# Guarantees: only effects that still wait are moved.
+_RELEASE_FOLLOWERS: Final = KeyStatement(
+    "UPDATE effects SET state = 'due', due_at = ? WHERE state = 'blocked' AND after IN (:keys)"
+)
+_VOID_FOLLOWERS: Final = KeyStatement(
+    "UPDATE effects SET state = 'void', settled_at = ?, reason = 'predecessor_not_applied' "
+    "WHERE state = 'blocked' AND after IN (:keys) RETURNING effect_key"
+)
+
+
+def release_followers(tx: Tx, keys: Sequence[str]) -> None:
+    """Make due what waited for these keys."""
+    if not tx.memory.has_followers:
+        return
+    _RELEASE_FOLLOWERS.changed(tx.connection, keys, tx.now_ms)
+
+
+def void_followers(tx: Tx, keys: Sequence[str]) -> None:
+    """Void what waited for these keys, and what waited for that."""
+    waited_for = list(keys) if tx.memory.has_followers else []
+    while waited_for:
+        rows = _VOID_FOLLOWERS.raw_rows(tx.connection, waited_for, tx.now_ms)
+        waited_for = [row[0] for row in rows]
+
+
+def follower_state(tx: Tx, predecessor: str | None) -> State:
+    """The state of a follower whose predecessor is in that state, None when it is not known."""
+    if predecessor in {State.APPLIED, State.DUPLICATE}:
+        return State.DUE
+    if predecessor in {State.REJECTED, State.VOID}:
+        return State.VOID
+    tx.memory.has_followers = True
+    return State.BLOCKED
+
+
+def change_one(connection: sqlite3.Connection, text: str, parameters: Sequence[Any]) -> None:
+    """
+    Run a guarded UPDATE whose guard is known to hold.
+
+    Raises: RuntimeError when it changed no row, which only a bug can cause; the transaction is
+    rolled back by it.
+    """
+    if connection.execute(text, parameters).rowcount != 1:
+        raise RuntimeError(f"the guard of a transition did not hold: {text}")

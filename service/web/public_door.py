@@ -1,0 +1,33 @@
+"""The public door: what SCAYLE and a load balancer may call."""
+
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from service.web.answers import bytes_answer, json_answer
+from service.web.dispatch import Handler, Router
+from service.web.openapi.public import public_document
+from service.web.webhooks import WebhookDoor
+
+
+def public_router(webhooks: WebhookDoor) -> Router:
+    """`POST /webhooks/scayle`, `GET /healthz`, `GET /openapi.json`."""
+    router = Router()
+    router.add("POST", "/webhooks/scayle", webhooks)
+    router.add("GET", "/healthz", answer_alive)
+    router.add("GET", "/openapi.json", document_handler(public_document()))
+    return router
+
+
+async def answer_alive(request: web.BaseRequest, _: Mapping[str, str]) -> web.Response:
+    """The process runs and its event loop turns; says nothing about readiness."""
+    return json_answer({"alive": True})
+
+
+def document_handler(document: bytes) -> Handler:
+    """Answers with an OpenAPI document."""
+
+    async def answer(request: web.BaseRequest, _: Mapping[str, str]) -> web.Response:
+        return bytes_answer(document, content_type="application/json")
+
+    return answer
