@@ -28,10 +28,10 @@ class FakeClock:
         return self._elapsed_ns / 1e9
 
     async def sleep(self, seconds: float) -> None:
-        if seconds <= 0:
+        until_ns = self._elapsed_ns + round(seconds * 1e9)
+        if until_ns <= self._elapsed_ns:
             await asyncio.sleep(0)
             return
-        until_ns = self._elapsed_ns + round(seconds * 1e9)
         released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (until_ns, next(self._order), released))
         await released
