@@ -1,5 +1,6 @@
 """From the settings to each part's own small configuration."""
 
+from urllib.parse import urlsplit
 from uuid import uuid4
 from zoneinfo import ZoneInfo
 
@@ -10,6 +11,7 @@ from service.domain.planning import ContactKey, GuestOrders, PlanningPolicy, Poi
 from service.domain.points import Rounding
 from service.ledger.config import LedgerConfig
 from service.sandbox.splio import SplioSandboxSettings
+from service.setting_values import splio_is_local
 from service.settings import Settings
 from service.splio.config import SplioConfig
 from service.splio.requests import SplioRenderer
@@ -63,8 +65,21 @@ def ledger_config(settings: Settings) -> LedgerConfig:
             Kind.EARN: settings.visible_after_s.credits,
         },
         points_from=PointsFrom(settings.points_from),
+        universe=_universe(settings),
         retention_s=settings.retention_s,
     )
+
+
+def _universe(settings: Settings) -> str:
+    """
+    Which Splio a ledger belongs to: its host, as the settings know no more of a universe.
+
+    It keeps a ledger of the sandbox from being taken for one of production, whose orders it
+    would hold for posted already.
+    """
+    if settings.splio_url is None or splio_is_local(settings.splio_url):
+        return "sandbox"
+    return urlsplit(settings.splio_url).hostname or ""
 
 
 def splio_config(settings: Settings, *, url: str) -> SplioConfig:

@@ -5,8 +5,8 @@ import logging
 import random
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -32,9 +32,11 @@ from service.configuration import (
 )
 from service.domain.clock import SteadyClock
 from service.domain.effects import Kind
+from service.domain.planning import PointsFrom
 from service.domain.ports import StepHook, no_step
 from service.domain.records import Topic
 from service.eventlog.sqlite import RETENTION_S, SqliteEventLog, open_sqlite_log
+from service.ledger.config import LedgerConfig
 from service.ledger.sqlite import SqliteLedger, open_sqlite_ledger
 from service.operations import Operations
 from service.sandbox.splio import SplioSandbox, open_splio_sandbox
@@ -353,21 +355,31 @@ async def open_offline(settings: Settings) -> AsyncIterator[Operations]:
 
     Raises: StartupError `already_running` when one does.
     """
-    async with open_offline_ledger(settings) as ledger:
+    async with _open_ledger_alone(settings, ledger_config(settings)) as ledger:
         planner = RecordPlanner(planning_policy(settings), renderer(settings))
         yield Operations(ledger, ledger, planner)
 
 
-@asynccontextmanager
-async def open_offline_ledger(settings: Settings) -> AsyncIterator[SqliteLedger]:
-    """The ledger file alone, for commands that change what it stands for."""
-    async with open_sqlite_ledger(
+async def change_points_from(settings: Settings) -> None:
+    """
+    Let the ledger of a stopped service book points the way that the settings name.
+
+    Raises: WrongStateError while a booking is open; StartupError.
+    """
+    config = replace(ledger_config(settings), points_from=None)
+    async with _open_ledger_alone(settings, config) as ledger:
+        await ledger.change_points_from(PointsFrom(settings.points_from))
+
+
+def _open_ledger_alone(
+    settings: Settings, config: LedgerConfig
+) -> AbstractAsyncContextManager[SqliteLedger]:
+    return open_sqlite_ledger(
         settings.ledger_path,
-        config=ledger_config(settings),
+        config=config,
         clock=SteadyClock(),
         metrics=Metrics(CollectorRegistry()),
-    ) as ledger:
-        yield ledger
+    )
 
 
 class _Lanes:

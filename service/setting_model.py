@@ -344,7 +344,9 @@ class Settings(BaseModel):
         default="down", description="Rounding of that check, as set in SCAYLE.", examples=["down"]
     )
     guest_orders: Literal["post", "skip"] = Field(
-        default="post", description="What becomes of orders by guests without a card: post or skip.", examples=["post"]
+        default="post",
+        description="What becomes of orders by guests without a card: post or skip.",
+        examples=["post"],
     )
 
     grace_s: Duration = Field(

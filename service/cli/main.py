@@ -10,6 +10,7 @@ from service.cli.demo import demo
 from service.cli.doctor import doctor
 from service.cli.exits import EXIT_CODES, RelayGroup
 from service.cli.points import points
+from service.cli.points_from import points_from
 from service.cli.sandbox import sandbox
 from service.cli.send import send
 from service.cli.serve import serve
@@ -61,7 +62,7 @@ def relay(
 
 
 # In the order in which help shows them.
-for command in (serve, demo, sandbox, send, doctor, settings, points):
+for command in (serve, demo, sandbox, send, doctor, settings, points, points_from):
     app.command()(command)
 app.add_typer(effects.app, name="effects")
 app.add_typer(dead_letters.app, name="dead-letters")

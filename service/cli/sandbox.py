@@ -12,7 +12,11 @@ from rich.table import Table
 from service.cli.serve import stop_on_signals
 from service.domain.errors import StartupError
 from service.sandbox.behaviours import BEHAVIOURS
-from service.sandbox.splio import SplioSandboxSettings, open_splio_sandbox
+from service.sandbox.splio import (
+    DOCUMENTED_LIMITS,
+    SplioSandboxSettings,
+    open_splio_sandbox,
+)
 from service.settings import load_settings
 
 
@@ -69,7 +73,7 @@ def sandbox(
             members=members,
             repeated_key=repeated_key,
             points_visible_after_s=points_visible_after,
-            **({"limits": None} if no_limits else {}),
+            limits=None if no_limits else DOCUMENTED_LIMITS,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error

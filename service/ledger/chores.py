@@ -11,11 +11,16 @@ from service.domain.ledger import PurgeReport, Tally
 from service.ledger.rows import read_standings
 from service.ledger.transaction import KeyStatement, Tx, first_id_at
 
-# Reads the index only; its size follows the open work.
+# Reads the index only and in its order; its size follows the open work. A column per kind spares
+# the sorting of `GROUP BY state, kind` (measured: a third of the time with 190,000 open).
 _COUNT_OPEN: Final = (
-    "SELECT kind, state, count(*), min(received_at) FROM effects INDEXED BY effects_unfinished "
-    "WHERE state <> 'applied' AND state IN ('blocked', 'due', 'attempting', 'in_doubt', 'held') "
-    "GROUP BY state, kind"
+    "SELECT state, "
+    + ", ".join(
+        f"count(*) FILTER (WHERE kind = '{kind}'), min(received_at) FILTER (WHERE kind = '{kind}')"
+        for kind in Kind
+    )
+    + " FROM effects INDEXED BY effects_unfinished WHERE state <> 'applied' "
+    "AND state IN ('blocked', 'due', 'attempting', 'in_doubt', 'held') GROUP BY state"
 )
 _COUNT_OPEN_DEAD_LETTERS: Final = (
     "SELECT count(*) FROM dead_letters INDEXED BY dead_letters_open "
@@ -56,10 +61,11 @@ def read_tally(connection: sqlite3.Connection) -> Tally:
     """Counts of what is open."""
     open_effects: dict[tuple[Kind, State], int] = {}
     oldest_open: dict[Kind, int] = {}
-    for kind_name, state, count, oldest in connection.execute(_COUNT_OPEN).fetchall():
-        kind = Kind(kind_name)
-        open_effects[kind, State(state)] = count
-        oldest_open[kind] = min(oldest, oldest_open.get(kind, oldest))
+    for state, *columns in connection.execute(_COUNT_OPEN).fetchall():
+        for kind, count, oldest in zip(Kind, columns[::2], columns[1::2], strict=True):
+            if count:
+                open_effects[kind, State(state)] = count
+                oldest_open[kind] = min(oldest, oldest_open.get(kind, oldest))
     (open_dead_letters,) = connection.execute(_COUNT_OPEN_DEAD_LETTERS).fetchone()
     unseen, oldest_unseen = connection.execute(_COUNT_UNSEEN).fetchone()
     return Tally(open_effects, oldest_open, open_dead_letters, unseen, oldest_unseen)

@@ -41,10 +41,15 @@ _FOUND: Final = (
     f"seen_at = CASE kind WHEN 'earn' THEN coalesce(seen_at, ?) ELSE seen_at END {_GUARD}"
 )
 _DIFFERENT: Final = f"UPDATE effects SET state = 'rejected', settled_at = ?, reason = ? {_GUARD}"
+# Guarantees: `absence_counts_from` is set for as long as an attempt may have taken effect and was
+# not proved absent, also when a person rejected the effect meanwhile.
 _ABSENT: Final = (
-    f"UPDATE effects SET state = 'due', due_at = ?, reason = ?, resends = resends + 1 {_GUARD}"
+    "UPDATE effects SET state = 'due', due_at = ?, reason = ?, resends = resends + 1, "
+    f"absence_counts_from = NULL {_GUARD}"
 )
-_HOLD: Final = f"UPDATE effects SET state = 'held', reason = ? {_GUARD}"
+_HOLD: Final = (
+    f"UPDATE effects SET state = 'held', reason = ?, absence_counts_from = NULL {_GUARD}"
+)
 _ASK_AGAIN: Final = f"UPDATE effects SET due_at = ?, reason = coalesce(?, reason) {_GUARD}"
 
 _READ_ABSENCE: Final = "SELECT absence_counts_from FROM effects WHERE effect_key = ?"

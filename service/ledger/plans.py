@@ -70,6 +70,8 @@ class PlanRows:
     effects: list[tuple[Any, ...]] = field(default_factory=list)
     orders: list[tuple[Any, ...]] = field(default_factory=list)
     rejected: list[tuple[EffectKey, str, str]] = field(default_factory=list)
+    # Planned and never to be applied; what was planned before them may wait for them.
+    hopeless: list[EffectKey] = field(default_factory=list)
     duplicates: dict[str, int] = field(default_factory=dict)
 
     def write(self, tx: Tx) -> None:
@@ -179,6 +181,8 @@ def gather_effect(
     )
     if state is State.REJECTED:
         rows.rejected.append((effect.key, effect.reason or "rejected", planned.plan.detail))
+    if state in {State.REJECTED, State.VOID}:
+        rows.hopeless.append(effect.key)
     if state is not State.DUE:
         return None
     return fresh_effect(planned, effect, body_id)

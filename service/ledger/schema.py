@@ -116,9 +116,10 @@ _READ_META: Final = "SELECT value FROM meta WHERE name = ?"
 
 _REMEDIES: Final = {
     "tenant": "set RELAY_TENANT back, or name another ledger file: keys begin with the tenant",
-    "points_from": "set RELAY_POINTS_FROM back; it changes only by the offline command, "
+    "points_from": "set RELAY_POINTS_FROM back; it changes only by `loyalty-relay points-from`, "
     "when no booking is open, because two ways at once would book twice",
-    "universe": "use the API key of that universe, or name another ledger file",
+    "universe": "set RELAY_SPLIO_URL back, or name another ledger file: what was posted there is "
+    "not posted here",
 }
 
 

@@ -99,9 +99,7 @@ class Query:
         """`state`, several by commas or repetition."""
         try:
             return tuple(
-                State(text)
-                for given in self._values.get("state", ())
-                for text in given.split(",")
+                State(text) for given in self._values.get("state", ()) for text in given.split(",")
             )
         except ValueError:
             raise BadParameterError("state", f"is none of {', '.join(State)}") from None
