@@ -1,7 +1,6 @@
 """The desk at the running service's operations API."""
 
 import base64
-import hashlib
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -44,7 +43,7 @@ class OperationsApi:
         url: str,
         *,
         password: str,
-        trust: bool | aiohttp.Fingerprint,
+        trust: bool | ssl.SSLContext,
     ) -> None:
         self.url = url
         self._session = session
@@ -130,8 +129,10 @@ class OperationsApi:
                 content = await response.content.read(_REPLY_LIMIT)
                 while chunk := await response.content.read(_REPLY_LIMIT):
                     content += chunk
-        except aiohttp.ServerFingerprintMismatch as error:
-            raise self._stranger("its certificate is not that of RELAY_TLS_CERT") from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise self._stranger(
+                f"its certificate is not a good one of RELAY_TLS_CERT ({_why(error)})"
+            ) from error
         except aiohttp.ClientSSLError as error:
             raise self._stranger("it does not speak TLS, as RELAY_TLS_CERT asks for") from error
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -297,7 +298,7 @@ def _reachable(host: str) -> str:
     return "::1" if isinstance(address, IPv6Address) else "127.0.0.1"
 
 
-def _only(certificate: Path) -> aiohttp.Fingerprint:
+def _only(certificate: Path) -> ssl.SSLContext:
     """
     Trust for the settings' own certificate and no other.
 
@@ -306,11 +307,19 @@ def _only(certificate: Path) -> aiohttp.Fingerprint:
     """
     try:
         text = certificate.read_text("ascii")
+        # Only the first of the chain: its issuer vouches for others as well.
         first = text[text.index("-----BEGIN CERTIFICATE") :].partition(_CERTIFICATE_END)[0]
-        der = ssl.PEM_cert_to_DER_cert(first + _CERTIFICATE_END)
+        context = ssl.create_default_context(cadata=first + _CERTIFICATE_END)
     except (OSError, ValueError) as error:
         raise StartupError("tls_files", f"{certificate} cannot be read as PEM") from error
-    return aiohttp.Fingerprint(hashlib.sha256(der).digest())
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.check_hostname = False
+    return context
+
+
+def _why(error: aiohttp.ClientConnectorCertificateError) -> str:
+    cause = error.certificate_error
+    return cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else "unknown"
 
 
 def _part(text: str) -> str:

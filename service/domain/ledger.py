@@ -372,7 +372,7 @@ class OperatorLedger(Protocol):
         ...
 
     async def release(self, key: EffectKey, *, by: str) -> None:
-        """A held effect becomes due."""
+        """A held effect becomes due, or in doubt when what was sent was never looked up."""
         ...
 
     async def reject(self, key: EffectKey, *, by: str) -> None:
@@ -399,7 +399,8 @@ class OperatorLedger(Protocol):
         Write the new plan of a dead letter's record and mark it replayed, in one transaction.
 
         An effect that was rejected takes its new plan (state, request) and can be attempted
-        again; effects that are known otherwise stay as they are.
+        again, after a look-up when a person rejected it while it was in doubt; effects that are
+        known otherwise stay as they are.
         Raises: WrongStateError when the plan is again rejected or in conflict, or the dead
         letter was replayed or dismissed before.
         """

@@ -47,9 +47,7 @@ _ABSENT: Final = (
     "UPDATE effects SET state = 'due', due_at = ?, reason = ?, resends = resends + 1, "
     f"absence_counts_from = NULL {_GUARD}"
 )
-_HOLD: Final = (
-    f"UPDATE effects SET state = 'held', reason = ?, absence_counts_from = NULL {_GUARD}"
-)
+_HOLD: Final = f"UPDATE effects SET state = 'held', reason = ?, absence_counts_from = NULL {_GUARD}"
 _ASK_AGAIN: Final = f"UPDATE effects SET due_at = ?, reason = coalesce(?, reason) {_GUARD}"
 
 _READ_ABSENCE: Final = "SELECT absence_counts_from FROM effects WHERE effect_key = ?"

@@ -39,7 +39,7 @@ _READ_FACTS: Final = (
     "SELECT card IS NOT NULL AS has_card, points, points_from, currency FROM orders "
     "WHERE order_key = ?"
 )
-_READ_WAIT: Final = "SELECT after, reason FROM effects WHERE effect_key = ?"
+_READ_WAIT: Final = "SELECT after, reason, absence_counts_from FROM effects WHERE effect_key = ?"
 _GUARD: Final = "WHERE effect_key = ? AND state = ? AND attempt = ?"
 # Guarantees: only from the standing that was read.
 _RELEASE: Final = (
@@ -121,18 +121,25 @@ def show_order(connection: sqlite3.Connection, tenant: str, order_id: str) -> Ma
 
 
 def release(tx: Tx, key: EffectKey, *, by: str) -> None:
-    """A held effect becomes due, or goes on waiting for the one before it."""
+    """
+    A held effect becomes due, or goes on waiting for the one before it. It is in doubt when what
+    was sent was never looked up: it was rejected before that and planned again.
+    """
     standing = read_standing(tx, key)
     if standing.state != State.HELD:
         raise WrongStateError("not_held", f"{key} is {standing.state}")
     state = State.DUE
-    after, _ = tx.connection.execute(_READ_WAIT, (key,)).fetchone()
-    if after is not None:
+    after, _, counts_from = tx.connection.execute(_READ_WAIT, (key,)).fetchone()
+    if counts_from is not None:
+        state = State.IN_DOUBT
+    elif after is not None:
         predecessor = read_standings(tx, [after]).get(after)
         state = follower_state(tx, predecessor.state if predecessor else None)
     settled_at = tx.now_ms if state is State.VOID else None
     guard = (key, standing.state, standing.attempt)
     change_one(tx.connection, _RELEASE, (state.value, tx.now_ms, settled_at, *guard))
+    if state is State.VOID:
+        void_followers(tx, [key])
     note_attempts(
         tx, [AttemptNote(standing.id, standing.attempt, None, "released", state.value, by=by)]
     )
@@ -143,7 +150,7 @@ def reject(tx: Tx, key: EffectKey, *, by: str) -> None:
     standing = read_standing(tx, key)
     if standing.state not in {State.HELD, State.IN_DOUBT}:
         raise WrongStateError("not_held_or_in_doubt", f"{key} is {standing.state}")
-    _, reason = tx.connection.execute(_READ_WAIT, (key,)).fetchone()
+    _, reason, _ = tx.connection.execute(_READ_WAIT, (key,)).fetchone()
     guard = (key, standing.state, standing.attempt)
     change_one(tx.connection, _REJECT, (tx.now_ms, *guard))
     detail = f"was {standing.state}" + (f": {reason}" if reason else "")

@@ -18,6 +18,7 @@ from service.ledger.rows import (
     MAX_INTEGER,
     encode_prerequisites,
     follower_state,
+    void_followers,
 )
 from service.ledger.transaction import KeyStatement, RowInsert, Tx
 
@@ -87,6 +88,7 @@ class PlanRows:
             _COUNT_DUPLICATES.changed(connection, keys, count)
         for rejected, reason, detail in self.rejected:
             set_effect_aside(tx, rejected, reason=reason, detail=detail)
+        void_followers(tx, self.hopeless)
 
 
 def write_plans(

@@ -1,5 +1,6 @@
 """Replaying a dead letter: its record's new plan is written and it is closed, together."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import orjson
@@ -28,18 +29,22 @@ from service.ledger.rows import (
     Standing,
     change_one,
     encode_prerequisites,
+    follower_state,
     note_attempts,
     read_standings,
 )
 from service.ledger.transaction import Tx
 
 # Guarantees: only a rejected effect begins again. Its attempts go on counting and it remembers
-# that it was in doubt; its age begins anew, or it would be too old at the first refusal.
+# that it was in doubt; its age begins anew, or it would be too old at the first refusal. What
+# was never proved absent will be looked up, and a look-up asks for the first attempt's time.
 _BEGIN_AGAIN: Final = (
     "UPDATE effects SET state = ?, due_at = ?, reason = ?, points = ?, fingerprint = ?, "
-    "body_id = ?, created_at = ?, first_attempt_at = NULL, settled_at = NULL, rounds = 0, "
-    "resends = 0 WHERE effect_key = ? AND state = 'rejected' AND attempt = ?"
+    "body_id = ?, created_at = ?, settled_at = ?, rounds = 0, resends = 0, "
+    "first_attempt_at = CASE WHEN absence_counts_from IS NULL THEN NULL ELSE ? END "
+    "WHERE effect_key = ? AND state = 'rejected' AND attempt = ?"
 )
+_READ_ABSENCE: Final = "SELECT absence_counts_from FROM effects WHERE effect_key = ?"
 _DELETE_BODY: Final = "DELETE FROM bodies WHERE id = ?"
 _READ_KEYS: Final = "SELECT effect_keys FROM records WHERE id = ?"
 _WRITE_KEYS: Final = "UPDATE records SET effect_keys = ? WHERE id = ?"
@@ -79,7 +84,8 @@ def write_replay(tx: Tx, dead_letter_id: int, planned: PlannedRecord, *, by: str
             ready = gather_effect(tx, rows, planned, effect, record_id, known)
             changed = True
         elif effect.key == own_key and standing.state == State.REJECTED:
-            ready = _begin_again(tx, planned, effect, standing, by)
+            state = _state_again(tx, effect, known)
+            ready = _begin_again(tx, planned, effect, standing, state, by)
             changed = True
         if ready is not None:
             fresh.append(ready)
@@ -94,11 +100,28 @@ def write_replay(tx: Tx, dead_letter_id: int, planned: PlannedRecord, *, by: str
     return PlanResult(disposition, tuple(fresh))
 
 
+def _state_again(tx: Tx, effect: PlannedEffect, known: Mapping[str, tuple[str, str]]) -> State:
+    """
+    How a rejected effect begins again: as its plan says, but in doubt when what was sent was
+    never looked up (a person rejected it before), and blocked while it has to wait for another.
+    """
+    if effect.state is not State.DUE:
+        return effect.state
+    (counts_from,) = tx.connection.execute(_READ_ABSENCE, (effect.key,)).fetchone()
+    if counts_from is not None:
+        return State.IN_DOUBT
+    if effect.after is None:
+        return State.DUE
+    predecessor = known.get(effect.after)
+    return follower_state(tx, predecessor[1] if predecessor else None)
+
+
 def _begin_again(
     tx: Tx,
     planned: PlannedRecord,
     effect: PlannedEffect,
     standing: Standing,
+    state: State,
     by: str,
 ) -> ReadyEffect | None:
     request = effect.request
@@ -121,12 +144,14 @@ def _begin_again(
         tx.connection,
         _BEGIN_AGAIN,
         (
-            effect.state.value,
+            state.value,
             tx.now_ms,
             effect.reason,
             effect.points,
             effect.fingerprint,
             body_id,
+            tx.now_ms,
+            tx.now_ms if state is State.VOID else None,
             tx.now_ms,
             standing.key,
             standing.attempt,
@@ -135,9 +160,9 @@ def _begin_again(
     tx.connection.execute(_DELETE_BODY, (standing.body_id,))
     note_attempts(
         tx,
-        [AttemptNote(standing.id, standing.attempt, None, "replayed", effect.state.value, by=by)],
+        [AttemptNote(standing.id, standing.attempt, None, "replayed", state.value, by=by)],
     )
-    return fresh_effect(planned, effect, body_id) if effect.state is State.DUE else None
+    return fresh_effect(planned, effect, body_id) if state is State.DUE else None
 
 
 def _keep_record(tx: Tx, record_id: int, planned: PlannedRecord) -> None:

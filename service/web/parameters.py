@@ -113,16 +113,20 @@ def read_whole(name: str, text: str) -> int:
 
 
 def read_time_ms(name: str, value: Any) -> int:
-    """Milliseconds since the epoch, from such a number or from RFC 3339 with an offset."""
-    if type(value) is int and 0 <= value <= MAX_NUMBER:
-        return value
+    """
+    Milliseconds since the epoch, from such a number or from RFC 3339 with an offset.
+
+    A time before the epoch is the epoch: nothing of ours is older.
+    """
+    if (number := _json_integer(value)) is not None and 0 <= number <= MAX_NUMBER:
+        return number
     if isinstance(value, str):
         if _WHOLE.fullmatch(value):
             return read_whole(name, value)
         try:
             moment = datetime.fromisoformat(value)
-            if moment.tzinfo is not None and (at_ms := int(moment.timestamp() * 1000)) >= 0:
-                return at_ms
+            if moment.tzinfo is not None:
+                return max(int(moment.timestamp() * 1000), 0)
         except (ValueError, OverflowError):
             pass
     raise BadParameterError(
@@ -155,14 +159,23 @@ def read_selection(body: bytes) -> Selection:
 
 
 def _read_ids(value: Any) -> tuple[int, ...]:
-    is_good = (
-        isinstance(value, list)
-        and 1 <= len(value) <= MAX_IDS
-        and all(type(number) is int and 1 <= number <= MAX_NUMBER for number in value)
-    )
-    if not is_good:
-        raise BadParameterError("ids", f"is not a list of 1 to {MAX_IDS} whole numbers from 1")
-    return tuple(dict.fromkeys(value))
+    problem = f"is not a list of 1 to {MAX_IDS} whole numbers from 1"
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_IDS:
+        raise BadParameterError("ids", problem)
+    ids: dict[int, None] = {}
+    for part in value:
+        number = _json_integer(part)
+        if number is None or not 1 <= number <= MAX_NUMBER:
+            raise BadParameterError("ids", problem)
+        ids[number] = None
+    return tuple(ids)
+
+
+def _json_integer(value: Any) -> int | None:
+    """An integer as JSON Schema has it: 12.0 is one, true is none."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _read_reason(value: Any) -> str:

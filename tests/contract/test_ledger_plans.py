@@ -297,6 +297,21 @@ async def test_a_follower_planned_in_the_same_record_waits(
     assert await state_of(ledger, earn_key("7")) == "blocked"
 
 
+async def test_a_follower_is_void_when_what_it_waits_for_is_planned_as_rejected(
+    ledger: Ledger, records: Records
+) -> None:
+    """In whichever order the two come, and what waits for the follower too."""
+    follower = replace(planned_effect("7", Kind.EARN), after=order_key("7"))
+    second = replace(planned_effect("7:2", Kind.EARN), order_key="7", after=earn_key("7"))
+    await records.write(ledger, plan_with("7", follower, second))
+    await records.write(ledger, plan_with("7", rejected_effect("7")))
+    assert await state_of(ledger, earn_key("7")) == "void"
+    assert await state_of(ledger, earn_key("7:2")) == "void"
+    later = replace(planned_effect("7:3", Kind.EARN), order_key="7", after=earn_key("7"))
+    await records.write(ledger, plan_with("7", later))
+    assert await state_of(ledger, earn_key("7:3")) == "void"
+
+
 @pytest.mark.parametrize(
     ("outcome", "state"),
     [
