@@ -26,8 +26,8 @@ lint: $(STAMP) ## style, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(STAMP) ## measure speed beside what the machine can do
-	$(BIN)/pytest -m benchmark --capture=no --timeout=0 tests/benchmarks
+bench: $(STAMP) ## the figures beside their peers and limits, in about 15 minutes
+	$(BIN)/python -m tests.benchmarks.report
 
 clean: ## remove .venv, caches and builds; data stays
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -7,7 +7,7 @@ from consumers.backoff import card_backoff_s
 from consumers.handlers import Ended
 from service.domain.clock import Clock
 from service.domain.effects import Outcome
-from service.domain.errors import LanePausedError
+from service.domain.errors import InDoubtError, LanePausedError
 from service.domain.ledger import Claim, Doubt, LookUp, LookUpVerdict, Settlement
 from service.domain.ports import Accepted, Permit, Splio, UnknownCard
 
@@ -33,6 +33,11 @@ class BookPoints:
 
     async def attempt(self, claim: Claim, *, permit: Permit, deadline_s: float) -> Ended:
         effect = claim.effect
+        age_ms = self._clock.now_ms() - claim.first_attempt_at_ms
+        if claim.was_in_doubt and age_ms > RESEND_WITHIN_MS:
+            # It waited in the lane for too long after its look-up: asked again, it is held.
+            permit.hand_back()
+            raise InDoubtError("resend_too_late")
         answer = await self._splio.credit(
             effect.request,
             permit=permit,
@@ -52,6 +57,7 @@ class BookPoints:
 
     async def look_up(self, doubt: Doubt) -> LookUp:
         effect = doubt.effect
+        asked_at_ms = self._clock.now_ms()  # the answer is no younger than the question
         count = await self._splio.count_credits(
             effect.request, key=effect.key, traceparent=effect.traceparent
         )
@@ -60,8 +66,7 @@ class BookPoints:
             return LookUp(
                 LookUpVerdict.FOUND, reason="double" if count > 1 else None, detail=detail
             )
-        now_ms = self._clock.now_ms()
-        if now_ms < doubt.absence_counts_from_ms:
+        if asked_at_ms < doubt.absence_counts_from_ms:
             return LookUp(
                 LookUpVerdict.UNKNOWN,
                 reason="not_visible_yet",
@@ -69,13 +74,13 @@ class BookPoints:
             )
         if doubt.resends >= MAX_RESENDS:
             return LookUp(LookUpVerdict.HOLD, reason="absent_after_resends")
-        if now_ms - doubt.first_attempt_at_ms > RESEND_WITHIN_MS:
+        if self._clock.now_ms() - doubt.first_attempt_at_ms > RESEND_WITHIN_MS:
             return LookUp(LookUpVerdict.HOLD, reason="absent_too_late")
         return LookUp(LookUpVerdict.ABSENT)
 
     def _wait_for_card(self, claim: Claim, status: int) -> Settlement:
         now_ms = self._clock.now_ms()
-        if now_ms - claim.created_at_ms > self._card_patience_ms:
+        if now_ms - claim.first_attempt_at_ms > self._card_patience_ms:
             return Settlement(Outcome.REJECTED, reason="unknown_card", status=status)
         wait_s = card_backoff_s(claim.attempt, self._random.random())
         return Settlement(

@@ -95,7 +95,6 @@ class Dispatcher:
         }
         self._busy: set[asyncio.Task[None]] = set()
         self._in_flight = dict.fromkeys(Lane, 0)
-        self._recordings: set[asyncio.Task[SettleResult]] = set()
         self._creations: set[asyncio.Task[None]] = set()
         self._halt = asyncio.Event()  # no new attempt: asked to stop, or a part of this died
         self._failures: list[BaseException] = []
@@ -166,7 +165,7 @@ class Dispatcher:
             _, late = await asyncio.wait(unfinished, timeout=self._config.grace_s)
             for task in late:
                 logger.warning("attempt.abandoned", extra={"worker": task.get_name()})
-        leftovers = (*waiters, *tasks, *self._creations, *self._recordings)
+        leftovers = (*waiters, *tasks, *self._creations)
         for leftover in leftovers:
             leftover.cancel()
         await asyncio.wait(leftovers)
@@ -267,12 +266,8 @@ class Dispatcher:
         self._step(Step.EFFECT_CLAIMED)
         ended = await self._ask(claim, gate, permit, started_s, is_probe=is_probe)
         self._step(Step.ATTEMPT_ENDED)
-        recording = asyncio.create_task(
-            self._record(claim, ended.settlement), name="record-outcome"
-        )
-        self._recordings.add(recording)
-        recording.add_done_callback(self._recordings.discard)
-        result = await asyncio.shield(recording)
+        # Nothing cancels a busy worker within the grace period, so this needs no shield.
+        result = await self._record(claim, ended.settlement)
         self._step(Step.OUTCOME_RECORDED)
         await self._account(claim, ended.settlement, result, gate, started_s)
         if ended.create is not None:
@@ -410,20 +405,29 @@ class Dispatcher:
     async def _create_one(self, claim: Claim, wanted: Prerequisite) -> None:
         effect = claim.effect
         try:
-            await self._splio.create(wanted, traceparent=effect.traceparent)
-            self._step(Step.PREREQUISITE_CREATED)
+            try:
+                await self._splio.create(wanted, traceparent=effect.traceparent)
+            except PermanentError as error:
+                # The order is attempted until its rounds are used up, and rejected then.
+                _log_not_created(effect, wanted, error)
+            else:
+                self._step(Step.PREREQUISITE_CREATED)
             if await self._ledger.make_due(effect.key, claim.attempt):
                 self._queues[effect.lane].offer([effect])
         except RelayError as error:
             # The order is due again by itself in a while and names what is missing once more.
-            logger.warning(
-                "prerequisite.not_created",
-                extra={
-                    "effect": effect.key,
-                    "kind": wanted.kind.value,
-                    "reason": error.reason,
-                    "status": getattr(error, "status", None),
-                },
-            )
+            _log_not_created(effect, wanted, error)
             if isinstance(error, LanePausedError):
                 self._metrics.retries.labels(effect.kind.value, "lane_paused").inc()
+
+
+def _log_not_created(effect: ReadyEffect, wanted: Prerequisite, error: RelayError) -> None:
+    logger.warning(
+        "prerequisite.not_created",
+        extra={
+            "effect": effect.key,
+            "kind": wanted.kind.value,
+            "reason": error.reason,
+            "status": getattr(error, "status", None),
+        },
+    )

@@ -24,7 +24,7 @@ def settlement_of(
     ever was: the refusal may be Splio's way to say that it has this already.
     Raises: `error` itself when it is of another kind, which stops the worker.
     """
-    age_s = (now_ms - claim.created_at_ms) / 1000
+    age_s = (now_ms - claim.first_attempt_at_ms) / 1000
     match error:
         case PermanentError(reason=reason, detail=detail, status=status):
             return Settlement(Outcome.REJECTED, reason=reason, detail=detail, status=status)

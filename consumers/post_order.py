@@ -51,7 +51,7 @@ class PostOrder:
             case Accepted(status):
                 return Ended(Settlement(Outcome.APPLIED, status=status))
             case AlreadyExists(status):
-                return Ended(await self._adopt(effect, status))
+                return await self._adopt(claim, status)
             case Missing():
                 return self._create_first(claim, answer)
             case UnknownCard(status):
@@ -60,6 +60,7 @@ class PostOrder:
                 assert_never(answer)
 
     async def look_up(self, doubt: Doubt) -> LookUp:
+        asked_at_ms = self._clock.now_ms()  # the answer is no younger than the question
         comparison = await self._splio.compare_order(
             doubt.effect.request, traceparent=doubt.effect.traceparent
         )
@@ -70,7 +71,7 @@ class PostOrder:
                 return LookUp(LookUpVerdict.DIFFERENT, reason="mismatch", detail=comparison.detail)
             case OrderMatch.ABSENT | OrderMatch.CART:
                 # A cart is not the order yet; posting again finds and completes it.
-                if self._clock.now_ms() < doubt.absence_counts_from_ms:
+                if asked_at_ms < doubt.absence_counts_from_ms:
                     return LookUp(
                         LookUpVerdict.UNKNOWN,
                         reason="not_visible_yet",
@@ -80,15 +81,20 @@ class PostOrder:
             case _:
                 assert_never(comparison.match)
 
-    async def _adopt(self, effect: ReadyEffect, status: int) -> Settlement:
+    async def _adopt(self, claim: Claim, status: int) -> Ended:
         """Decide whether the order that exists already is ours."""
+        effect = claim.effect
         comparison = await self._read_back(effect)
         match comparison.match:
             case OrderMatch.EQUAL:
-                return Settlement(Outcome.DUPLICATE, status=status)
+                return Ended(Settlement(Outcome.DUPLICATE, status=status))
             case OrderMatch.CART:
-                await self._splio.complete_cart(effect.request, traceparent=effect.traceparent)
-                return Settlement(Outcome.APPLIED, reason="cart_completed", status=status)
+                answer = await self._splio.complete_cart(
+                    effect.request, traceparent=effect.traceparent
+                )
+                if isinstance(answer, Missing):
+                    return self._create_first(claim, answer)
+                return Ended(Settlement(Outcome.APPLIED, reason="cart_completed", status=status))
             case OrderMatch.CART_WITHOUT_CARD | OrderMatch.DIFFERENT:
                 raise PayloadMismatchError("mismatch", comparison.detail, status=status)
             case OrderMatch.ABSENT:

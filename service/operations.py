@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from service.domain.effects import EffectKey, Kind, State
+from consumers.intake import BRAKE_NAME
+from service.domain.effects import EffectKey, Kind, Lane, State
 from service.domain.errors import NotFoundError, RelayError, WrongStateError
 from service.domain.ledger import (
     BrakeLedger,
@@ -15,6 +16,9 @@ from service.domain.ledger import (
     Page,
     PlannedRecord,
 )
+
+# What a pause or the brake can stop: the lanes, and intake when planning fails again and again.
+BRAKED_NAMES: Final = (*(lane.value for lane in Lane), BRAKE_NAME)
 
 _PAGE: Final = 200  # dead letters read at once while a selection is walked
 

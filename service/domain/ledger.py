@@ -26,9 +26,9 @@ class Disposition(StrEnum):
     """What the ledger did with a planned record."""
 
     PLANNED = "planned"  # its effects are in the ledger now
-    REPEATED = "repeated"  # every effect was known with the same fingerprint
-    CONFLICT = "conflict"  # a known key with another fingerprint: a dead letter
-    DEAD_LETTER = "dead_letter"  # planning set it aside
+    REPEATED = "repeated"  # known with the same fingerprints, or set aside before: counted
+    CONFLICT = "conflict"  # a known key with another fingerprint: a new dead letter
+    DEAD_LETTER = "dead_letter"  # planning set it aside: a new dead letter
     IGNORED = "ignored"
 
 
@@ -67,7 +67,7 @@ class Claim:
     The exclusive right to attempt `effect` until the lease ends; committed before it is given.
 
     `first_attempt_at_ms` is that of attempt 1. `was_in_doubt`: an earlier attempt ever was.
-    `rounds`: how often Splio named something missing so far. `created_at_ms`: when planned.
+    `rounds`: how often something missing was created for it so far.
     """
 
     effect: ReadyEffect
@@ -75,7 +75,6 @@ class Claim:
     lease_until_ms: int
     started_at_ms: int
     first_attempt_at_ms: int
-    created_at_ms: int
     was_in_doubt: bool
     rounds: int
 
@@ -211,7 +210,12 @@ class DispatchLedger(Protocol):
         ...
 
     async def make_due(self, key: EffectKey, attempt: int) -> bool:
-        """Let an effect that waits after `attempt` be due now; False when it moved meanwhile."""
+        """
+        End the round of an effect that waits after `attempt`: it is due now and the round counts.
+
+        To be called when what it waited for was created, or refused for good; what merely could
+        not be created now uses nothing up. False when the effect moved meanwhile.
+        """
         ...
 
 

@@ -230,8 +230,12 @@ class Splio(Protocol):
         """Read the order that `request` would create and compare total, lines and card."""
         ...
 
-    async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> None:
-        """Turn the abandoned cart under the order's external id into this order (PATCH)."""
+    async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> Answer:
+        """
+        Turn the abandoned cart under the order's external id into this order (PATCH).
+
+        Accepted; Missing, as an order may have more products than its cart had.
+        """
         ...
 
     async def count_credits(

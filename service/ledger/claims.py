@@ -56,7 +56,7 @@ _SETTLE: Final = (
     f"lease_owner = NULL, lease_until = NULL {_GUARD}"
 )
 _RETRY: Final = (
-    "UPDATE effects SET state = 'due', due_at = ?, reason = ?, rounds = rounds + ?, "
+    "UPDATE effects SET state = 'due', due_at = ?, reason = ?, "
     f"lease_owner = NULL, lease_until = NULL {_GUARD}"
 )
 _DOUBT: Final = (
@@ -70,7 +70,7 @@ _REMEMBER_SUCCESS: Final = (
 )
 # Guarantees: False for an effect that moved meanwhile.
 _MAKE_DUE: Final = (
-    "UPDATE effects SET due_at = min(due_at, ?) "
+    "UPDATE effects SET due_at = min(due_at, ?), rounds = rounds + 1 "
     "WHERE effect_key = ? AND state = 'due' AND attempt = ?"
 )
 
@@ -143,7 +143,6 @@ def _write_claims(
                 lease_until_ms=tx.now_ms + request.lease_ms,
                 started_at_ms=tx.now_ms,
                 first_attempt_at_ms=tx.now_ms if first_attempt_at is None else first_attempt_at,
-                created_at_ms=standing.created_at,
                 was_in_doubt=bool(standing.was_in_doubt),
                 rounds=standing.rounds,
             )
@@ -218,8 +217,7 @@ def _settle_other(tx: Tx, standing: Standing, claim: Claim, settlement: Settleme
             counts_from = absence_counts_from(tx, standing.kind, standing.lease_until)
             _change(tx, _DOUBT, (tx.now_ms, counts_from, reason, *guard))
         case Outcome.RETRY:
-            is_round = int(settlement.is_round)
-            _change(tx, _RETRY, (settlement.due_at_ms, reason, is_round, *guard))
+            _change(tx, _RETRY, (settlement.due_at_ms, reason, *guard))
         case Outcome.APPLIED:
             raise AssertionError("applied effects are settled together")
 

@@ -77,11 +77,15 @@ def insert_record(tx: Tx, planned: PlannedRecord) -> int:
 
 def set_record_aside(
     tx: Tx, planned: PlannedRecord, *, reason: str, detail: str, effect_key: EffectKey | None = None
-) -> None:
-    """Make a dead letter of a whole record, or count it when its content was set aside before."""
+) -> bool:
+    """
+    Make a dead letter of a whole record, or count it when its content was set aside before.
+
+    Returns: whether a new one was made.
+    """
     dedupe_key = _content_key(planned, reason)
     if tx.connection.execute(_COUNT_AGAIN, (tx.now_ms, dedupe_key)).rowcount:
-        return
+        return False
     tx.connection.execute(
         _INSERT,
         (
@@ -97,6 +101,7 @@ def set_record_aside(
             tx.now_ms,
         ),
     )
+    return True
 
 
 def set_effect_aside(tx: Tx, key: EffectKey, *, reason: str, detail: str) -> None:

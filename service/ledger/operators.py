@@ -43,7 +43,9 @@ _READ_WAIT: Final = "SELECT after, reason, absence_counts_from FROM effects WHER
 _GUARD: Final = "WHERE effect_key = ? AND state = ? AND attempt = ?"
 # Guarantees: only from the standing that was read.
 _RELEASE: Final = (
-    f"UPDATE effects SET state = ?, due_at = ?, settled_at = ?, reason = NULL {_GUARD}"
+    "UPDATE effects SET state = ?, due_at = ?, settled_at = ?, reason = NULL, "
+    "first_attempt_at = CASE WHEN absence_counts_from IS NULL THEN NULL ELSE first_attempt_at END, "
+    f"resends = 0 {_GUARD}"
 )
 _REJECT: Final = (
     "UPDATE effects SET state = 'rejected', settled_at = ?, reason = 'by_operator' " + _GUARD

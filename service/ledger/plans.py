@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from service.domain.effects import EffectKey, State, contradicts
+from service.domain.effects import EffectKey, Kind, State, contradicts
 from service.domain.errors import WrongStateError
 from service.domain.ledger import Disposition, PlannedRecord, PlanResult, ReadyEffect
 from service.domain.planning import OrderFacts, PlannedEffect, Reason
@@ -229,16 +229,20 @@ def _plan_one(
     if plan.ignored is not None:
         return PlanResult(Disposition.IGNORED)
     if plan.dead_letter is not None:
-        set_record_aside(tx, planned, reason=plan.dead_letter, detail=plan.detail)
-        return PlanResult(Disposition.DEAD_LETTER)
+        is_new = set_record_aside(tx, planned, reason=plan.dead_letter, detail=plan.detail)
+        return PlanResult(Disposition.DEAD_LETTER if is_new else Disposition.REPEATED)
     conflicts = conflicting_keys(plan.effects, known)
     if conflicts:
         detail = f"known with other facts: {', '.join(conflicts)}"
-        set_record_aside(
+        is_new = set_record_aside(
             tx, planned, reason=Reason.CONFLICT, detail=detail, effect_key=conflicts[0]
         )
-        return PlanResult(Disposition.CONFLICT)
+        return PlanResult(Disposition.CONFLICT if is_new else Disposition.REPEATED)
     unknown = [effect for effect in plan.effects if effect.key not in known]
+    if any(effect.kind is Kind.ORDER and effect.key in known for effect in plan.effects):
+        # Who books an order's points was decided when it was planned first. A repeat after
+        # RELAY_POINTS_FROM changed must not book what another way has booked.
+        unknown = [effect for effect in unknown if effect.kind is not Kind.EARN]
     for effect in plan.effects:
         if effect.key in known:
             rows.duplicates[effect.key] = rows.duplicates.get(effect.key, 0) + 1

@@ -82,6 +82,14 @@ class _Rule:
 _BAD_REQUEST_OR_NOT_FOUND: Final = (400, 404)
 _WRONG_TYPE: Final = _Rule(_Means.REFUSED, slug="wrong_type")
 _NO_FIELD: Final = _Rule(_Means.REFUSED, "custom_fields", "wrong_value", "not found")
+_MISSING_FIRST: Final = tuple(
+    _Rule(means, key, "wrong_value", "not found", _BAD_REQUEST_OR_NOT_FOUND)
+    for means, key in (
+        (_Means.NO_CONTACT, "individual_id"),
+        (_Means.NO_PRODUCT, "product_id"),
+        (_Means.NO_STORE, "store_external_id"),
+    )
+)
 _KNOWN_ALREADY: Final = _Rule(_Means.EXISTS, phrase="already exists", statuses=(400, 409))
 
 # Contract sections A.1, B.4, C.4, D.1. What stands nowhere there pauses the lane.
@@ -92,29 +100,14 @@ _RULES: Final[dict[Operation, tuple[_Rule, ...]]] = {
     ),
     Operation.POST_ORDER: (
         _Rule(_Means.EXISTS, "external_id", "wrong_value", "already exists"),
-        _Rule(
-            _Means.NO_CONTACT,
-            "individual_id",
-            "wrong_value",
-            "not found",
-            _BAD_REQUEST_OR_NOT_FOUND,
-        ),
-        _Rule(
-            _Means.NO_PRODUCT, "product_id", "wrong_value", "not found", _BAD_REQUEST_OR_NOT_FOUND
-        ),
-        _Rule(
-            _Means.NO_STORE,
-            "store_external_id",
-            "wrong_value",
-            "not found",
-            _BAD_REQUEST_OR_NOT_FOUND,
-        ),
+        *_MISSING_FIRST,
         _NO_FIELD,
         _WRONG_TYPE,
         _Rule(_Means.REFUSED, "ordered_at", "wrong_value"),
     ),
     Operation.UPDATE_ORDER: (
         _Rule(_Means.GONE, "ext_id", "wrong_value", "not found", (404,)),
+        *_MISSING_FIRST,  # documented for POST; PATCH names the same things
         _NO_FIELD,
         _WRONG_TYPE,
         _Rule(_Means.REFUSED, "ordered_at", "wrong_value"),

@@ -158,10 +158,11 @@ class SplioClient:
         refusal(operation, reply)
         raise AssertionError("reading has no refusals that are answers")
 
-    async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> None:
+    async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> Answer:
         """
         Turn the abandoned cart under the order's external id into this order (PATCH).
 
+        Returns: Accepted, or Missing.
         Raises: RetryableError `missing` when the cart is gone.
         """
         operation = Operation.UPDATE_ORDER
@@ -179,9 +180,8 @@ class SplioClient:
         )
         if reply.status in OK_STATUSES:
             external_id = external_id_of(request)
-            accept_order(operation, reply.status, reply.body, external_id=external_id)
-        else:
-            refusal(operation, reply)
+            return accept_order(operation, reply.status, reply.body, external_id=external_id)
+        return refusal(operation, reply)
 
     async def count_credits(
         self, request: RenderedRequest, *, key: EffectKey, traceparent: str

@@ -6,10 +6,10 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from service.domain.effects import EffectKey, Lane
+from service.domain.effects import EffectKey
 from service.domain.errors import LedgerUnavailableError, NotFoundError, WrongStateError
 from service.domain.ledger import DeadLetter, Page
-from service.operations import Changed, Operations, Selection
+from service.operations import BRAKED_NAMES, Changed, Operations, Selection
 from service.web.answers import json_answer, problem
 from service.web.authentication import BasicAuthentication
 from service.web.bodies import (
@@ -175,8 +175,8 @@ class OperationsApi:
 
     async def _release_lane(self, request: web.BaseRequest, bound: Mapping[str, str]) -> Any:
         lane = bound["lane"]
-        if lane not in set(Lane):
-            raise NotFoundError("no_such_lane", f"there are {', '.join(Lane)}")
+        if lane not in BRAKED_NAMES:
+            raise NotFoundError("no_such_lane", f"there are {', '.join(BRAKED_NAMES)}")
         await self._operations.release_lane(lane, by=self._by)
         return {"lane": lane, "released": True}
 

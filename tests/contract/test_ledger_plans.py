@@ -101,10 +101,21 @@ async def test_a_repeat_within_one_call_is_planned_once(ledger: Ledger, records:
 async def test_of_a_known_and_an_unknown_key_only_the_unknown_is_inserted(
     ledger: Ledger, records: Records
 ) -> None:
-    await records.write(ledger, order_only("7"))
+    await records.write(ledger, earn_only("7"))
     (result,) = await records.write(ledger, order_and_earn("7"))
     assert result.disposition is Disposition.PLANNED
-    assert [effect.key for effect in result.fresh] == [earn_key("7")]
+    assert [effect.key for effect in result.fresh] == [order_key("7")]
+
+
+async def test_points_of_an_order_that_another_way_booked_are_not_booked_by_a_repeat(
+    ledger: Ledger, records: Records
+) -> None:
+    """Planned under `rules`, delivered again after RELAY_POINTS_FROM became `webhook`."""
+    await records.write(ledger, order_only("7"))
+    (result,) = await records.write(ledger, order_and_earn("7"))
+    assert (result.disposition, result.fresh) == (Disposition.REPEATED, ())
+    shown = await ledger.show_order("7")
+    assert [effect["effect_key"] for effect in shown["effects"]] == [order_key("7")]
 
 
 async def test_a_contradiction_makes_the_whole_record_a_dead_letter(

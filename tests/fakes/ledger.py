@@ -36,7 +36,6 @@ class Row:
 
     effect: ReadyEffect
     due_at_ms: int
-    created_at_ms: int
     state: State = State.DUE
     attempt: int = 0
     lease_until_ms: int = 0
@@ -80,7 +79,7 @@ class FakeLedger:
     def add(self, effect: ReadyEffect, **changes: Any) -> Row:
         """Put an effect in, due now."""
         now_ms = self.clock.now_ms()
-        row = Row(effect=effect, due_at_ms=now_ms, created_at_ms=now_ms)
+        row = Row(effect=effect, due_at_ms=now_ms)
         for name, value in changes.items():
             setattr(row, name, value)
         self.rows[effect.key] = row
@@ -173,7 +172,6 @@ class FakeLedger:
             lease_until_ms=row.lease_until_ms,
             started_at_ms=now_ms,
             first_attempt_at_ms=row.first_attempt_at_ms,
-            created_at_ms=row.created_at_ms,
             was_in_doubt=row.was_in_doubt,
             rounds=row.rounds,
         )
@@ -196,7 +194,6 @@ class FakeLedger:
             case Outcome.RETRY:
                 assert settlement.due_at_ms is not None and settlement.reason
                 row.state, row.due_at_ms = State.DUE, settlement.due_at_ms
-                row.rounds += settlement.is_round
             case Outcome.IN_DOUBT:
                 self._doubt(row, from_ms=max(row.lease_until_ms, self.clock.now_ms()))
             case Outcome.APPLIED | Outcome.DUPLICATE | Outcome.REJECTED:
@@ -210,6 +207,7 @@ class FakeLedger:
         if row.state is not State.DUE or row.attempt != attempt:
             return False
         row.due_at_ms = self.clock.now_ms()
+        row.rounds += 1
         return True
 
     # What looking up needs.

@@ -228,7 +228,7 @@ class RemoteSplio:
         found = await self._read(key)
         return OrderComparison(OrderMatch.EQUAL if found else OrderMatch.ABSENT)
 
-    async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> None:
+    async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> Answer:
         raise AssertionError("there are no carts here")
 
     async def count_credits(

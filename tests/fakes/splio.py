@@ -11,6 +11,7 @@ from service.domain.ports import (
     Accepted,
     Answer,
     CreditPage,
+    Missing,
     Operation,
     OrderComparison,
     OrderMatch,
@@ -130,8 +131,9 @@ class FakeSplio:
         assert isinstance(reply, OrderComparison)
         return reply
 
-    async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> None:
-        await self._reply(Call(Operation.UPDATE_ORDER, request.path, request.body))
+    async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> Answer:
+        reply = await self._reply(Call(Operation.UPDATE_ORDER, request.path, request.body))
+        return reply if isinstance(reply, Missing) else Accepted(200)
 
     async def count_credits(
         self, request: RenderedRequest, *, key: EffectKey, traceparent: str

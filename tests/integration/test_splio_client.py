@@ -657,6 +657,16 @@ async def test_cart_is_completed(bench: Bench) -> None:
     assert orjson.loads(sent.body)["completed"] is True
 
 
+async def test_cart_that_lacks_a_product(bench: Bench) -> None:
+    bench.server.then(
+        problem(400, "product_id", "wrong_value", "Product not found for external id JKT-001-M")
+    )
+
+    answer = await bench.client.complete_cart(ORDER, traceparent=TRACE)
+
+    assert answer == Missing(PrerequisiteKind.PRODUCT, "JKT-001-M", 400)
+
+
 @pytest.mark.parametrize(
     ("action", "error", "reason"),
     [

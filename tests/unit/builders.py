@@ -118,7 +118,6 @@ def make_claim(effect: ReadyEffect | None = None, **changes: Any) -> Claim:
         "lease_until_ms": START_MS + 30_000,
         "started_at_ms": START_MS,
         "first_attempt_at_ms": START_MS,
-        "created_at_ms": START_MS,
         "was_in_doubt": False,
         "rounds": 0,
     }

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from service.domain.effects import Kind, Lane, State
 from service.domain.ledger import LookUpVerdict
+from service.operations import BRAKED_NAMES
 from service.web.openapi.parts import (
     ALIVE,
     PROBLEM_SCHEMA,
@@ -86,7 +87,7 @@ _SCHEMAS: Final[Document] = {
             "dead_letters": _list_of(_ref("DeadLetter")),
         }
     ),
-    "Lane": _open_object({"lane": {"enum": [lane.value for lane in Lane]}}),
+    "Lane": _open_object({"lane": {"enum": list(BRAKED_NAMES)}}),
     "Selection": {
         "description": "Which dead letters are meant. All but ids mean those still open.",
         "oneOf": [
@@ -346,7 +347,7 @@ def _selecting(operation_id: str, summary: str) -> Document:
 
 
 def _lane_paths() -> Document:
-    lane = {"enum": [lane.value for lane in Lane]}
+    lane = {"enum": list(BRAKED_NAMES)}
     return {
         "/api/lanes": {
             "get": _read(

@@ -196,3 +196,16 @@ async def test_it_is_sent_again_only_within_a_day_of_its_first_attempt(
     assert RESEND_WITHIN_MS == 86_400_000
     assert in_time.verdict is LookUpVerdict.ABSENT
     assert (too_late.verdict, too_late.reason) == (LookUpVerdict.HOLD, "absent_too_late")
+
+
+async def test_a_credit_that_was_in_doubt_is_not_sent_again_a_day_later(
+    handler: BookPoints, splio: FakeSplio, clock: FakeClock
+) -> None:
+    """Proved absent in time, it may still have waited in the lane: then it is looked up again."""
+    claim = make_claim(EARN, attempt=2, was_in_doubt=True)
+    clock.advance(RESEND_WITHIN_MS / 1000 + 1)
+
+    with pytest.raises(InDoubtError, match="resend_too_late"):
+        await attempt(handler, splio, claim)
+
+    assert splio.calls == []

@@ -101,6 +101,19 @@ async def test_a_probe_without_an_answer_leaves_the_lane_paused(
         await until(lambda: bench.ledger.states()[State.APPLIED] >= 6)
 
 
+async def test_a_documented_refusal_of_the_probe_ends_the_pause(bench: Bench) -> None:
+    bench.splio.answer(Operation.CREDIT, WRONG_KEY, PermanentError("refused", status=400))
+
+    async with bench.running():
+        bench.plan("1")
+        await until(lambda: bench.dispatcher.gates[Lane.OTHER].paused)
+        refused, row = bench.plan("2"), bench.plan("3")
+        await until(lambda: bench.clock.sleeping >= 4)
+        bench.clock.advance(5)
+        await bench.settled(refused, state=State.REJECTED)
+        await bench.settled(row)
+
+
 async def test_a_probe_that_cannot_be_claimed_leaves_its_place(bench: Bench) -> None:
     bench.splio.answer(Operation.CREDIT, WRONG_KEY)
 
@@ -254,7 +267,7 @@ async def test_what_is_still_missing_at_the_end_is_left_for_the_next_run(bench: 
         await settle_down()
         go.set()
 
-    assert (row.state, row.rounds) == (State.DUE, 1)
+    assert (row.state, row.rounds) == (State.DUE, 0)
     assert bench.splio.count(Operation.CREATE_CONTACT) == 0
 
 

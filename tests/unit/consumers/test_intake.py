@@ -310,14 +310,17 @@ async def test_a_run_of_failed_plans_brakes_intake_until_a_person_releases_it(
         await until(lambda: bench.ledger.braked)
         assert bench.ledger.braked[BRAKE_NAME].reason == "4 rejections in a row"
         assert bench.intake.describe() == {"lane": "intake", "braked": "4 rejections in a row"}
-        bench.put("a", "b", first=4)
+        bench.put("planning_failed", "b", first=4)
         await settle_down()
         assert bench.ledger.at[STREAM] == 4
         bench.intake.release()
         await bench.read(6)
+        bench.put(*["planning_failed"] * 3, first=6)  # the run begins anew
+        bench.put("a", first=9)
+        await bench.read(10)
 
     assert bench.intake.describe()["braked"] is None
-    assert bench.count("relay_dead_letters_total", consumer="intake", reason="planning_failed") == 4
+    assert bench.count("relay_dead_letters_total", consumer="intake", reason="planning_failed") == 8
 
 
 async def test_other_dead_letters_do_not_brake(bench: IntakeBench) -> None:

@@ -294,3 +294,17 @@ async def test_an_effect_that_moved_meanwhile_is_not_counted(bench: Bench) -> No
     assert row.state is State.APPLIED
     made = "relay_dead_letters_total"
     assert value(bench.metrics, made, consumer="dispatcher", reason="mismatch") == 0
+
+
+async def test_points_of_an_effect_that_moved_meanwhile_are_counted_once(bench: Bench) -> None:
+    row = bench.add_doubt()
+    bench.splio.go.clear()
+    bench.splio.answer(Operation.LIST_POINTS, 1)
+
+    async with bench.running():
+        await until(lambda: bench.splio.under_way)
+        row.state = State.APPLIED  # by its late success, which counted them
+        bench.splio.go.set()
+        await until(lambda: Step.LOOK_UP_RECORDED in bench.steps)
+
+    assert value(bench.metrics, "relay_points_booked_total") == 0

@@ -98,6 +98,19 @@ async def test_a_cart_is_completed(handler: PostOrder, splio: FakeSplio) -> None
     assert splio.count(Operation.UPDATE_ORDER) == 1
 
 
+async def test_cart_that_lacks_a_product_waits_for_its_creation(
+    handler: PostOrder, splio: FakeSplio
+) -> None:
+    splio.answer(Operation.POST_ORDER, AlreadyExists(400))
+    splio.answer(Operation.READ_ORDER, OrderComparison(OrderMatch.CART))
+    splio.answer(Operation.UPDATE_ORDER, Missing(PRODUCT_KIND, PRODUCT.name, 400))
+
+    ended = await attempt(handler, splio, make_claim(ORDER))
+
+    assert (ended.settlement.outcome, ended.settlement.reason) == (Outcome.RETRY, "missing")
+    assert ended.create is PRODUCT
+
+
 @pytest.mark.parametrize("match", [OrderMatch.CART_WITHOUT_CARD, OrderMatch.DIFFERENT])
 async def test_another_order_under_our_id_is_a_mismatch(
     handler: PostOrder, splio: FakeSplio, match: OrderMatch

@@ -56,6 +56,7 @@ def test_absent_parameters_have_defaults() -> None:
     ("text", "moment"),
     [
         ("1789970672250", 1_789_970_672_250),
+        ("0001-01-01T00:00:00%2B14:00", 0),
         ("2026-09-21T06:04:32.250Z", 1_789_970_672_250),
         ("2026-09-21T08:04:32.250%2B02:00", 1_789_970_672_250),
     ],
@@ -83,7 +84,6 @@ def test_times_are_milliseconds_or_rfc_3339(text: str, moment: int) -> None:
         ("after=" + "x" * 201, "after"),
         ("since=yesterday", "since"),
         ("since=2026-09-21T06:04:32", "since"),
-        ("since=0001-01-01T00:00:00%2B14:00", "since"),
         ("order=5", "order"),
         ("order_id=%FF", "query"),
         ("&".join(["state=due"] * 60), "query"),
@@ -99,6 +99,7 @@ def test_bad_parameters_are_named(text: str, parameter: str) -> None:
     ("body", "selection"),
     [
         ({"ids": [3, 1, 3]}, Selection(ids=(3, 1))),
+        ({"ids": [2.0, 2]}, Selection(ids=(2,))),
         ({"ids": [MAX_NUMBER]}, Selection(ids=(MAX_NUMBER,))),
         ({"reason": "conflict"}, Selection(reason="conflict")),
         ({"since": 5}, Selection(since_ms=5)),
@@ -126,7 +127,7 @@ def test_selections_are_read(body: dict[str, Any], selection: Selection) -> None
         (b'{"ids": ["1"]}', "ids"),
         (b'{"ids": [true]}', "ids"),
         (b'{"ids": [0]}', "ids"),
-        (b'{"ids": [1.0]}', "ids"),
+        (b'{"ids": [1.5]}', "ids"),
         (b'{"ids": [9223372036854775808]}', "ids"),
         (b'{"reason": ""}', "reason"),
         (b'{"reason": null}', "reason"),

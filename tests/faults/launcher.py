@@ -1,0 +1,70 @@
+"""
+`python -m tests.faults.launcher [--kill-at STEP N MARKER]`: the service, killed at a step.
+
+The hook is an argument of `open_runtime` that nobody else passes.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+
+from service.domain.ports import Step, StepHook, no_step
+from service.domain.records import Topic
+from service.runtime import Pace, open_runtime
+from service.settings import load_settings
+from service.supervisor import Death
+from service.telemetry.logs import configure_logs
+
+# What otherwise happens once a minute, or after a week, comes while a test still runs.
+_BRISK = Pace(
+    seen_every_s=0.05,
+    seen_idle_s=0.1,
+    chores_every_s=0.1,
+    tidy_rounds=1,
+    log_retention_s=dict.fromkeys(Topic, 0.2),
+)
+
+
+def kill_at(step: Step, *, nth: int, marker_path: str) -> StepHook:
+    """A hook that ends the process with SIGKILL the `nth` time that it gets to `step`."""
+    lock = threading.Lock()
+    marker = os.open(marker_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    passed = 0
+
+    def hook(reached: Step) -> None:
+        nonlocal passed
+        if reached is not step:
+            return
+        # Steps are reached on the event loop and on the threads that commit.
+        with lock:
+            passed += 1
+            if passed == nth:
+                os.write(marker, f"{step.value} {nth}".encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+async def _serve(step: StepHook) -> Death | None:
+    settings = load_settings(os.environ)
+    configure_logs(log_format=settings.log_format, level=settings.log_level.upper())
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with open_runtime(settings, step=step, pace=_BRISK) as runtime:
+        return await runtime.run(stop)
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until SIGTERM (0), the death of a worker (1) or the step."""
+    hook: StepHook = no_step
+    if arguments:
+        _, step, nth, marker_path = arguments
+        hook = kill_at(Step(step), nth=int(nth), marker_path=marker_path)
+    death = asyncio.run(_serve(hook))
+    return 0 if death is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,98 @@
+"""The service as a process that can be killed at a labelled step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from service.domain.ports import Step
+from tests.harness.child_process import ChildProcess
+from tests.harness.ports import free_port
+
+USER: Final = "scayle"
+PASSWORD: Final = "crash-test"
+OPERATOR_PASSWORD: Final = "operator-crash-test"
+
+# Short, as beside the built-in sandbox; no limits, as the tests of limits are elsewhere.
+_SHORT_WAITS: Final = {
+    "RELAY_REQUEST_TIMEOUT": "1s",
+    "RELAY_LEASE_MARGIN": "1s",
+    "RELAY_VISIBLE_AFTER": "orders=1s,credits=2s",
+    "RELAY_SPLIO_LIMITS": "off",
+    "RELAY_DISK_RESERVE": "1MiB",
+    "RELAY_LOG_FORMAT": "json",
+    "RELAY_LOG_LEVEL": "info",
+}
+
+
+class ServiceProcess(ChildProcess):
+    """
+    One service on its own files in `directory`; it keeps its ports over restarts.
+
+    Started by `tests.faults.launcher`, which kills it at a step when asked to.
+    """
+
+    def __init__(
+        self, directory: Path, *, splio_url: str, settings: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__("tests.faults.launcher", log_path=directory / "service.log")
+        self.directory = directory
+        self.ledger_path = directory / "ledger.db"
+        self.event_log_path = directory / "log.db"
+        self._marker_path = directory / "killed"
+        self._http_port = free_port()
+        self._operations_port = free_port()
+        self._environment = {
+            **_SHORT_WAITS,
+            "RELAY_HTTP_PORT": str(self._http_port),
+            "RELAY_OPERATIONS_PORT": str(self._operations_port),
+            "RELAY_LOG_URL": f"sqlite:///{self.event_log_path}",
+            "RELAY_LEDGER_URL": f"sqlite:///{self.ledger_path}",
+            "RELAY_SPLIO_URL": splio_url,
+            "RELAY_SPLIO_API_KEY": "sandbox-api-key",
+            "RELAY_WEBHOOK_CREDENTIALS": f"{USER}:{PASSWORD}",
+            "RELAY_OPERATIONS_PASSWORD": OPERATOR_PASSWORD,
+            **(settings or {}),
+        }
+
+    @property
+    def webhook_url(self) -> str:
+        return f"http://127.0.0.1:{self._http_port}/webhooks/scayle"
+
+    @property
+    def operations_url(self) -> str:
+        return f"http://127.0.0.1:{self._operations_port}"
+
+    def start(
+        self,
+        *,
+        kill_at: Step | None = None,
+        nth: int = 1,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Start it.
+
+        Args:
+            kill_at: the step at which it kills itself, the `nth` time that it gets there.
+            settings: what differs from before, for this start.
+        """
+        self._marker_path.unlink(missing_ok=True)
+        arguments = (
+            [] if kill_at is None else ["--kill-at", kill_at, str(nth), str(self._marker_path)]
+        )
+        self.spawn(arguments, environment={**self._environment, **(settings or {})})
+
+    async def wait_ready(self) -> None:
+        await self.wait_answer(f"{self.operations_url}/readyz")
+
+    async def wait_ready_or_end(self) -> None:
+        """Wait until it is ready or has killed itself before it was."""
+        try:
+            await self.wait_ready()
+        except AssertionError:
+            if self.exit_code() is None:
+                raise
+
+    def killed_at(self) -> str | None:
+        """The step and count at which it killed itself last, such as `request_sent 12`."""
+        return self._marker_path.read_text() if self._marker_path.exists() else None

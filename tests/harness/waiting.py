@@ -1,0 +1,27 @@
+"""Waiting for something to become true, instead of for time to pass."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from inspect import isawaitable
+from typing import Final
+
+_LOOK_S: Final = 0.02
+
+
+async def until(
+    condition: Callable[[], object | Awaitable[object]], *, what: str, timeout_s: float = 15.0
+) -> None:
+    """
+    Wait until `condition`, which may be a coroutine function, is true.
+
+    Raises: AssertionError naming `what` when it takes too long.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                found = condition()
+                if await found if isawaitable(found) else found:
+                    return
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        raise AssertionError(f"not within {timeout_s:g} s: {what}") from None
