@@ -21,6 +21,7 @@ from service.domain.errors import (
     NotFoundError,
     PermanentError,
     RelayError,
+    RetryableError,
 )
 from service.domain.ledger import (
     BrakeLedger,
@@ -37,6 +38,7 @@ from service.telemetry.tracing import trace_id
 _POLL_S: Final = 0.5
 _POLL_OLDER_THAN_MS: Final = 1_000  # fresh effects come by memory; polling takes what is left
 _LEDGER_RETRY_S: Final = 0.5
+_UNAUTHORIZED: Final = 401
 _CREATIONS: Final = 512  # orders that wait for a creation at once; those beyond retry by time
 
 logger = logging.getLogger("relay.dispatcher")
@@ -285,7 +287,7 @@ class Dispatcher:
             settlement = settlement_of(
                 error, claim, now_ms=self._clock.now_ms(), random_=self._random
             )
-            if isinstance(error, LanePausedError):
+            if isinstance(error, LanePausedError) or _is_unauthorized(error):
                 if gate.pause(error.reason, is_probe=is_probe):
                     logger.error(
                         "lane.paused",
@@ -294,7 +296,7 @@ class Dispatcher:
                             "effect": effect.key,
                             "reason": error.reason,
                             "detail": error.detail,
-                            "status": error.status,
+                            "status": getattr(error, "status", None),
                         },
                     )
             elif isinstance(error, PermanentError):
@@ -337,7 +339,7 @@ class Dispatcher:
                 now_ms = self._clock.now_ms()
                 self._applied_seconds[kind].observe((now_ms - effect.received_at_ms) / 1000)
                 self._last_applied.set(now_ms / 1000)
-                if effect.points:
+                if effect.points and result is not SettleResult.STALE:  # else counted when found
                     metrics.points_booked.inc(effect.points)
             case Outcome.RETRY:
                 metrics.retries.labels(kind.value, reason).inc()
@@ -421,8 +423,15 @@ class Dispatcher:
                 self._metrics.retries.labels(effect.kind.value, "lane_paused").inc()
 
 
+def _is_unauthorized(error: RelayError) -> bool:
+    """Whether Splio refused a token that it had just given: every other request would end so."""
+    return isinstance(error, RetryableError) and error.status == _UNAUTHORIZED
+
+
 def _log_not_created(effect: ReadyEffect, wanted: Prerequisite, error: RelayError) -> None:
-    logger.warning(
+    logger.log(
+        # Nobody documented it, so it does not mend itself: a key's rights, a wrong address.
+        logging.ERROR if isinstance(error, LanePausedError) else logging.WARNING,
         "prerequisite.not_created",
         extra={
             "effect": effect.key,

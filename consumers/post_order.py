@@ -2,6 +2,7 @@
 
 from typing import assert_never
 
+from consumers.backoff import MAX_AGE_S, backoff_s
 from consumers.handlers import MISSING_RETRY_MS, Ended
 from service.domain.clock import Clock
 from service.domain.effects import Outcome, Prerequisite, PrerequisiteKind
@@ -110,6 +111,9 @@ class PostOrder:
             raise RetryableError("not_connected", error.reason, status=error.status) from error
 
     def _create_first(self, claim: Claim, missing: Missing) -> Ended:
+        now_ms = self._clock.now_ms()
+        if now_ms - claim.first_attempt_at_ms > MAX_AGE_S * 1000:
+            raise PermanentError("too_old", f"{missing.kind.value} missing", status=missing.status)
         prerequisites = claim.effect.request.prerequisites
         wanted = _find(prerequisites, missing)
         # One round for contact and store each, one for every product; Splio that names something
@@ -118,13 +122,15 @@ class PostOrder:
             raise PermanentError(
                 "missing_not_accepted", f"{missing.kind.value} missing", status=missing.status
             )
+        # For when it cannot be created; otherwise the creation makes it due at once.
+        wait_ms = max(self._missing_retry_ms, int(backoff_s(claim.attempt, 1.0) * 1000))
         return Ended(
             Settlement(
                 Outcome.RETRY,
                 reason="missing",
                 status=missing.status,
                 detail=missing.kind.value,
-                due_at_ms=self._clock.now_ms() + self._missing_retry_ms,
+                due_at_ms=now_ms + wait_ms,
                 is_round=True,
             ),
             create=wanted,

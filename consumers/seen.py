@@ -10,8 +10,7 @@ from service.domain.ledger import DoubtLedger
 from service.domain.ports import CreditPage, Splio, Step, StepHook
 
 _EVERY_S: Final = 5.0  # at most 0.2 requests/s of the lane that bookings use (DESIGN, "Splio")
-_IDLE_S: Final = 60.0  # after the last page, as nothing waits for the mark
-_FAILED_S: Final = 60.0
+_IDLE_S: Final = 60.0  # after the last page or a failure, as nothing waits for the mark
 
 logger = logging.getLogger("relay.seen")
 
@@ -53,7 +52,7 @@ class SeenReader:
                 await self._mark(page, cursor)
             except RelayError as error:
                 logger.warning("credits.not_read", extra={"reason": error.reason})
-                await pause(stop, _FAILED_S)
+                await pause(stop, self._idle_s)
             else:
                 await pause(stop, self._idle_s if page.is_last else self._every_s)
 

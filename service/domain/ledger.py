@@ -247,7 +247,12 @@ class DoubtLedger(Protocol):
         ...
 
     async def mark_seen(self, keys: Sequence[str], cursor: str | None) -> int:
-        """Mark these applied credits as seen at Splio and store the cursor; returns how many."""
+        """
+        Mark these credits as seen at Splio and store the cursor; returns how many.
+
+        One that is due or held all the same is in doubt from now on, so that it is looked up and
+        not sent again; a rejected one will be when it is replayed.
+        """
         ...
 
 

@@ -68,6 +68,12 @@ _DOUBT: Final = (
 _REMEMBER_SUCCESS: Final = (
     f"UPDATE effects SET applied_attempt = ? {_GUARD} AND applied_attempt IS NULL"
 )
+# Guarantees: moves no effect to another state.
+_WAKE_UP: Final = (
+    "UPDATE effects SET due_at = ? "
+    "WHERE state <> 'applied' AND state IN ('due', 'in_doubt') AND due_at > ? "
+    "AND ((state = 'due' AND reason = 'missing') OR max(created_at, coalesce(started_at, 0)) > ?)"
+)
 # Guarantees: False for an effect that moved meanwhile.
 _MAKE_DUE: Final = (
     "UPDATE effects SET due_at = min(due_at, ?), rounds = rounds + 1 "
@@ -101,6 +107,16 @@ def write_claims_and_outcomes(
         (settled[index],) = _write_distinct(tx, [outcomes[index]], now)
     standings |= read_standings(tx, [key for key in claim_keys if key in firsts])
     return _write_claims(tx, claims, standings), settled
+
+
+def wake_up(tx: Tx) -> int:
+    """
+    Let what no running process will wake be due now, when the file was opened; returns how many.
+
+    These wait for a creation that ended with its process, or for a time that a clock named which
+    was ahead of today's.
+    """
+    return tx.connection.execute(_WAKE_UP, (tx.now_ms, tx.now_ms, tx.now_ms)).rowcount
 
 
 def make_due(tx: Tx, key: EffectKey, attempt: int) -> bool:

@@ -223,12 +223,12 @@ def _content_key(planned: PlannedRecord, reason: str) -> str:
 
 
 def _payload(value: bytes) -> bytes:
-    """The payload when `value` is an envelope, else `value`."""
+    """The payload when `value` is an envelope and its payload holds something, else `value`."""
     try:
         envelope = orjson.loads(value)
     except orjson.JSONDecodeError:
         return value
-    if isinstance(envelope, dict) and "payload" in envelope:
+    if isinstance(envelope, dict) and envelope.get("payload"):
         return orjson.dumps(envelope["payload"], option=orjson.OPT_SORT_KEYS)
     return value
 

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
-from service.domain.effects import EffectKey, State
+from service.domain.effects import EffectKey, Kind, State
 from service.domain.errors import WrongStateError
 from service.domain.ledger import Doubt, LookUp, LookUpVerdict
 from service.ledger.claims import absence_counts_from
@@ -35,6 +35,12 @@ _EXPIRE: Final = (
     "was_in_doubt = 1, lease_owner = NULL, lease_until = NULL "
     "WHERE effect_key = ? AND state = 'attempting' AND attempt = ?"
 )
+# Guarantees: absence never counts sooner than a request that ended now could show; later is right.
+_BRING_FORWARD: Final = (
+    "UPDATE effects INDEXED BY effects_unfinished SET absence_counts_from = ? "
+    "WHERE state <> 'applied' AND state = 'in_doubt' AND kind = ? AND absence_counts_from > ?"
+)
+_LONGEST_LEASE_MS: Final = 3_600_000  # far above any; what ends later was said by a wrong clock
 _GUARD: Final = "WHERE effect_key = ? AND state = 'in_doubt' AND attempt = ?"
 _FOUND: Final = (
     "UPDATE effects SET state = 'applied', settled_at = ?, reason = ?, applied_attempt = NULL, "
@@ -71,6 +77,14 @@ _WRITE_CURSOR: Final = (
     "INSERT INTO meta (name, value) VALUES (?, ?) "
     "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 )
+# Guarantees: what Splio shows is not sent before it was looked up, whatever we believed: it was
+# proved absent too early, or planned by a ledger that knows nothing of it.
+_DOUBT_SEEN: Final = KeyStatement(
+    "UPDATE effects SET state = CASE state WHEN 'rejected' THEN state ELSE 'in_doubt' END, "
+    "due_at = ?1, absence_counts_from = ?2, first_attempt_at = coalesce(first_attempt_at, ?1), "
+    "was_in_doubt = 1 WHERE kind = 'earn' AND seen_at IS NULL "
+    "AND state IN ('due', 'held', 'rejected') AND effect_key IN (:keys)"
+)
 # Guarantees: an effect is seen once. Also one whose outcome is not recorded yet: the reader may
 # be faster than the dispatcher, and does not come by again.
 _MARK_SEEN: Final = KeyStatement(
@@ -88,9 +102,14 @@ def expire_foreign_claims(tx: Tx) -> int:
     """
     Put what another process instance was attempting in doubt; returns how many.
 
-    It died with its requests, at the latest now: the file belongs to one process.
+    It died with its requests, at the latest now: the file belongs to one process. So no absence
+    has to wait for a time that a clock named which was ahead of today's.
     """
-    return _expire(tx, _READ_FOREIGN, tx.config.owner, "process_ended")
+    expired = _expire(tx, _READ_FOREIGN, tx.config.owner, "process_ended")
+    for kind in Kind:
+        latest = absence_counts_from(tx, kind, None) + _LONGEST_LEASE_MS
+        tx.connection.execute(_BRING_FORWARD, (latest, kind.value, latest))
+    return expired
 
 
 def write_look_up(tx: Tx, doubt: Doubt, look_up: LookUp) -> State | None:
@@ -128,6 +147,7 @@ def write_look_up(tx: Tx, doubt: Doubt, look_up: LookUp) -> State | None:
 
 def mark_seen(tx: Tx, keys: Sequence[str], cursor: str | None) -> int:
     """See the port."""
+    _DOUBT_SEEN.changed(tx.connection, keys, tx.now_ms, absence_counts_from(tx, Kind.EARN, None))
     changed = _MARK_SEEN.changed(tx.connection, keys, tx.now_ms)
     if cursor is not None:
         tx.connection.execute(_WRITE_CURSOR, (_CURSOR, cursor))

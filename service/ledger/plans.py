@@ -1,6 +1,6 @@
 """Writing plans: known keys are compared, unknown ones inserted, the position moved with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -132,6 +132,23 @@ def conflicting_keys(
     ]
 
 
+def new_effects(
+    effects: Sequence[PlannedEffect], known: Mapping[str, tuple[str, str]]
+) -> list[PlannedEffect]:
+    """
+    Those that are to be inserted.
+
+    Who books an order's points was decided when it was planned first: a repeat or a replay after
+    RELAY_POINTS_FROM changed must not book what another way has booked.
+    """
+    is_known_order = any(effect.kind is Kind.ORDER and effect.key in known for effect in effects)
+    return [
+        effect
+        for effect in effects
+        if effect.key not in known and not (is_known_order and effect.kind is Kind.EARN)
+    ]
+
+
 def gather_effect(
     tx: Tx,
     rows: PlanRows,
@@ -238,11 +255,7 @@ def _plan_one(
             tx, planned, reason=Reason.CONFLICT, detail=detail, effect_key=conflicts[0]
         )
         return PlanResult(Disposition.CONFLICT if is_new else Disposition.REPEATED)
-    unknown = [effect for effect in plan.effects if effect.key not in known]
-    if any(effect.kind is Kind.ORDER and effect.key in known for effect in plan.effects):
-        # Who books an order's points was decided when it was planned first. A repeat after
-        # RELAY_POINTS_FROM changed must not book what another way has booked.
-        unknown = [effect for effect in unknown if effect.kind is not Kind.EARN]
+    unknown = new_effects(plan.effects, known)
     for effect in plan.effects:
         if effect.key in known:
             rows.duplicates[effect.key] = rows.duplicates.get(effect.key, 0) + 1

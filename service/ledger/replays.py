@@ -21,6 +21,7 @@ from service.ledger.plans import (
     fresh_effect,
     gather_effect,
     gather_facts,
+    new_effects,
     read_known,
 )
 from service.ledger.rows import (
@@ -65,6 +66,9 @@ def write_replay(tx: Tx, dead_letter_id: int, planned: PlannedRecord, *, by: str
         raise WrongStateError("rejected_again", f"{plan.dead_letter}: {plan.detail}")
     own_key = None if letter.kind == EVENT_KIND else letter.effect_key
     own = [effect for effect in plan.effects if effect.key == own_key]
+    if own_key is not None and not own:
+        # Closed, its rejected effect would be forgotten: the settings leave it out by now.
+        raise WrongStateError("no_longer_planned", f"{own_key} {plan.ignored or ''}".rstrip())
     if plan.effects and all(effect.state is State.REJECTED for effect in own or plan.effects):
         reasons = ", ".join(sorted({str(effect.reason) for effect in own or plan.effects}))
         raise WrongStateError("rejected_again", reasons)
@@ -75,20 +79,14 @@ def write_replay(tx: Tx, dead_letter_id: int, planned: PlannedRecord, *, by: str
     if conflicts:
         raise WrongStateError("conflict", f"known with other facts: {', '.join(conflicts)}")
     rows = PlanRows()
-    fresh: list[ReadyEffect] = []
-    changed = False
-    for effect in plan.effects:
-        ready = None
+    fresh: list[ReadyEffect | None] = []
+    for effect in new_effects(plan.effects, known):
+        fresh.append(gather_effect(tx, rows, planned, effect, record_id, known))
+    for effect in own:
         standing = standings.get(effect.key)
-        if standing is None:
-            ready = gather_effect(tx, rows, planned, effect, record_id, known)
-            changed = True
-        elif effect.key == own_key and standing.state == State.REJECTED:
+        if standing is not None and standing.state == State.REJECTED:
             state = _state_again(tx, effect, known)
-            ready = _begin_again(tx, planned, effect, standing, state, by)
-            changed = True
-        if ready is not None:
-            fresh.append(ready)
+            fresh.append(_begin_again(tx, planned, effect, standing, state, by))
     if plan.facts is not None:
         gather_facts(tx, rows, plan.facts)
     rows.write(tx)
@@ -96,8 +94,8 @@ def write_replay(tx: Tx, dead_letter_id: int, planned: PlannedRecord, *, by: str
     if plan.ignored is not None:
         disposition = Disposition.IGNORED
     else:
-        disposition = Disposition.PLANNED if changed else Disposition.REPEATED
-    return PlanResult(disposition, tuple(fresh))
+        disposition = Disposition.PLANNED if fresh else Disposition.REPEATED
+    return PlanResult(disposition, tuple(ready for ready in fresh if ready is not None))
 
 
 def _state_again(tx: Tx, effect: PlannedEffect, known: Mapping[str, tuple[str, str]]) -> State:

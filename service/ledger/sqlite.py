@@ -318,7 +318,8 @@ async def open_sqlite_ledger(
     """
     Open, or make, the ledger in the file at `path`; it belongs to this process until closed.
 
-    What another process instance was attempting is in doubt from now on.
+    What another process instance was attempting is in doubt from now on, and what waited for a
+    creation by it is due.
     Raises: StartupError: in use, not a ledger, a newer schema, another tenant, universe or way
     of booking points.
     """
@@ -356,6 +357,7 @@ async def open_sqlite_ledger(
             slow_reads=readers[1],
         )
         await ledger._work(doubts.expire_foreign_claims)
+        await ledger._work(claims.wake_up)
         yield ledger
 
 

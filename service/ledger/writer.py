@@ -1,5 +1,6 @@
 """The writer: commits what concurrent callers submit, together, each operation on its own feet."""
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,9 @@ class Writer:
         Raises: sqlite3.Error and bugs; nothing of the batch is written then.
         """
         connection = self._connection
+        if connection.in_transaction:
+            # Its rollback failed with the disk; nobody was told that it had been committed.
+            connection.execute("ROLLBACK")
         connection.execute("BEGIN IMMEDIATE")
         try:
             tx = Tx(connection, self._clock.now_ms(), self._memory, self._config)
@@ -86,7 +90,8 @@ class Writer:
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
             raise
         self._step(Step.LEDGER_AFTER_COMMIT)
         for operation in operations:

@@ -28,6 +28,7 @@ _UNAUTHORIZED: Final = 401
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
 _AUTHENTICATE_PATH: Final = "/authenticate"
+_DIGITS_LIMIT: Final = 9  # of a number in a header; a longer one is none of a rate limit
 _RESET_UNKNOWN_S: Final = 1.0  # of a 429 that does not say how long; the documented window
 
 
@@ -123,7 +124,7 @@ class Exchange:
         try:
             authorization = self._token.current()
             if authorization is None:
-                authorization = await self._fetch_token(deadline_s)
+                authorization = await self._first_token(permit, deadline_s)
             headers = {"Authorization": authorization}
             if traceparent:
                 headers["traceparent"] = traceparent
@@ -210,11 +211,21 @@ class Exchange:
         if reply.status == _TOO_MANY_REQUESTS:
             await self._limiter.obey_reset(lane, seconds=_reset_s(reply))
         left = reply.headers.get("rateLimit-remaining")
-        if left is None or not left.isdecimal():
+        if left is None or not left.isdecimal() or len(left) > _DIGITS_LIMIT:
             return
         self._metrics.rate_left[lane].set(int(left))
         if await self._limiter.compare_left(lane, left=int(left), asked_at_s=reply.sent_at_s):
             _log.warning("limit.shared", extra={"lane": lane.value, "left": int(left)})
+
+    async def _first_token(self, permit: SplioPermit, deadline_s: float) -> str:
+        """A token before the request itself; without one the probe of an open breaker failed."""
+        try:
+            return await self._fetch_token(deadline_s)
+        except RetryableError:
+            # An answer, a 429 for one, has closed it.
+            if permit.is_probe and self._breaker.is_open:
+                self._failed(permit)
+            raise
 
     async def _fetch_token(self, deadline_s: float) -> str:
         try:

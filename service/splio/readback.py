@@ -147,15 +147,29 @@ def read_credits(document: Mapping[str, Any], *, after: str | None) -> CreditPag
     cursors = paging.get("cursors")
     if not isinstance(cursors, dict):
         raise UnreadableReplyError("no cursors")
-    following = cursors.get("after")
+    following = _cursor(cursors.get("after"))
     contexts = tuple(_context(element) for element in elements if isinstance(element, dict))
     last = elements[-1].get("cursor") if elements and isinstance(elements[-1], dict) else None
-    cursor = following or last or after
     return CreditPage(
         contexts=contexts,
-        cursor=cursor if isinstance(cursor, str) else after,
-        is_last=not isinstance(following, str) or not following,
+        cursor=following or _cursor(last) or after,
+        is_last=following is None,
     )
+
+
+def _cursor(value: Any) -> str | None:
+    """
+    A cursor as it is sent back; a number is one too.
+
+    Raises: UnreadableReplyError, as a page that goes on nobody knows where is not the last one.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise UnreadableReplyError("no cursor")
 
 
 def _context(element: Mapping[str, Any]) -> str:

@@ -7,7 +7,12 @@ from typing import Any, Final
 from aiohttp import web
 
 from service.domain.effects import EffectKey
-from service.domain.errors import LedgerUnavailableError, NotFoundError, WrongStateError
+from service.domain.errors import (
+    LedgerUnavailableError,
+    NotFoundError,
+    RelayError,
+    WrongStateError,
+)
 from service.domain.ledger import DeadLetter, Page
 from service.operations import BRAKED_NAMES, Changed, Operations, Selection
 from service.web.answers import json_answer, problem
@@ -205,6 +210,15 @@ def _answering(answerer: _Answerer) -> Handler:
             )
         except BodyError as error:
             return _body_problem(error)
+        except RelayError as error:
+            # What a look-up meets at Splio; the effect stays in doubt.
+            return problem(
+                503,
+                "no-answer",
+                "Splio did not answer the question",
+                error.reason,
+                headers={"Retry-After": "5"},
+            )
         return document if isinstance(document, web.StreamResponse) else json_answer(document)
 
     return answer

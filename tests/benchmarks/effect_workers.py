@@ -18,7 +18,7 @@ import orjson
 import psutil
 from prometheus_client import Counter
 
-from service.domain.effects import Kind
+from service.domain.effects import Kind, Outcome
 from service.runtime import open_runtime
 from service.telemetry.logs import configure_logs
 from tests.benchmarks.events import JSON, Requests, fill_log, orders, rendered, settings_of
@@ -32,12 +32,16 @@ async def ours(folder: Path, splio_url: str, count: int) -> dict[str, Any]:
     """The service works off a log of `count` events."""
     stop = asyncio.Event()
     async with open_runtime(settings_of(folder, splio_url)) as runtime:
-        applied = [runtime.metrics.attempts.labels(kind.value, "applied") for kind in Kind]
+        attempts = runtime.metrics.attempts
+        applied = [attempts.labels(kind.value, Outcome.APPLIED.value) for kind in Kind]
+        doubts = [attempts.labels(kind.value, Outcome.IN_DOUBT.value) for kind in Kind]
 
         async def reach(effects: int) -> None:
             while sum(value(child) for child in applied) < effects:
                 if running.done():
                     raise RuntimeError(f"the service ended: {running.result()}")
+                if any(value(child) for child in doubts):
+                    raise RuntimeError("a request timed out: this machine is too busy")
                 await asyncio.sleep(_LOOK_S)
 
         began, cpu = time.perf_counter(), time.process_time()

@@ -16,10 +16,8 @@ import psutil
 from tests.harness.child_process import ROOT, ChildProcess
 from tests.harness.sandbox_process import SandboxProcess
 
-# Patient enough for a busy machine, and short enough that what a kill left in doubt is soon
-# looked up.
+# Short, so that what a kill left in doubt is soon looked up.
 _SERVICE: Final = {
-    "RELAY_REQUEST_TIMEOUT": "3s",
     "RELAY_LEASE_MARGIN": "1s",
     "RELAY_VISIBLE_AFTER": "orders=1s,credits=1s",
     "RELAY_SPLIO_API_KEY": "sandbox-api-key",
@@ -37,6 +35,7 @@ def environment(folder: Path, splio_url: str) -> dict[str, str]:
         "RELAY_LEDGER_URL": f"sqlite:///{folder}/ledger.db",
         "RELAY_SPLIO_URL": splio_url,
         "RELAY_SPLIO_LIMITS": "off",
+        "RELAY_REQUEST_TIMEOUT": "3s",
         "RELAY_DISK_RESERVE": "1MiB",
     }
 

@@ -312,3 +312,33 @@ async def test_the_cursor_of_the_credits_is_kept(ledger_home: LedgerHome) -> Non
         await ledger.mark_seen([], None)
     async with ledger_home.open(CONFIG) as ledger:
         assert await ledger.credits_cursor() == "page-2"
+
+
+@pytest.mark.parametrize("verdict", [LookUpVerdict.ABSENT, LookUpVerdict.HOLD])
+async def test_a_credit_that_shows_after_its_absence_is_looked_up_before_it_is_sent(
+    ledger: Ledger, records: Records, clock: FakeClock, verdict: LookUpVerdict
+) -> None:
+    """P4: Splio was slower than we waited; the resend would book twice."""
+    key = earn_key("7")
+    taken = await in_doubt(ledger, records, earn_only("7"))
+    clock.advance(7_200)
+    (doubt,) = await ledger.doubts(limit=9)
+    await ledger.record_look_up(doubt, LookUp(verdict))
+    await ledger.mark_seen([key], "page-1")
+    assert await ledger.claim(taken.effect, lease_s=LEASE_S) is None
+    with pytest.raises(WrongStateError, match="not_held"):
+        await ledger.release(key, by="anna")
+    (doubt,) = await ledger.doubts(limit=9)
+    assert await ledger.record_look_up(doubt, LookUp(LookUpVerdict.FOUND)) is State.APPLIED
+
+
+async def test_a_credit_that_shows_before_it_was_ever_sent_is_looked_up(
+    ledger: Ledger, records: Records, clock: FakeClock
+) -> None:
+    """The ledger was rebuilt and knows nothing of what it had booked."""
+    effect = await plan_one(ledger, records, earn_only("7"))
+    await ledger.mark_seen([effect.key], "page-1")
+    assert await ledger.claim(effect, lease_s=LEASE_S) is None
+    (doubt,) = await ledger.doubts(limit=9)
+    assert doubt.first_attempt_at_ms == clock.now_ms()
+    assert await ledger.record_look_up(doubt, LookUp(LookUpVerdict.FOUND)) is State.APPLIED

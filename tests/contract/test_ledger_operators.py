@@ -517,3 +517,44 @@ async def test_a_look_up_by_an_operator_after_release_finds_nothing_in_doubt(
     await ledger.release(KEY, by="anna")
     assert await ledger.record_look_up(doubt, LookUp(LookUpVerdict.FOUND)) is None
     assert await state_of(ledger, KEY) == "due"
+
+
+async def test_a_replay_leaves_points_to_the_way_that_the_order_was_planned_with(
+    ledger: Ledger, records: Records
+) -> None:
+    """P2: another way was set meanwhile, and the former one may have booked them."""
+    await records.write(ledger, plan_with("7", rejected_effect("7")))
+    letter_id = await only_dead_letter(ledger)
+    result = await ledger.replay(letter_id, records.planned(order_and_earn("7")), by="anna")
+    assert [effect.key for effect in result.fresh] == [KEY]
+    assert keys_of(await ledger.list_effects()) == [KEY]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [Plan("7", ignored=Reason.UNMAPPED_SHOP), order_only("7")],
+    ids=["ignored", "without it"],
+)
+async def test_a_replay_that_leaves_its_effect_out_does_not_close_the_dead_letter(
+    ledger: Ledger, records: Records, plan: Plan
+) -> None:
+    """P3: the settings changed; the points would be forgotten with nobody told."""
+    taken = await planned_and_claimed(ledger, records, earn_only("7"))
+    await ledger.settle(taken, Settlement(Outcome.REJECTED, reason="unknown_card"))
+    letter_id = await only_dead_letter(ledger)
+    with pytest.raises(WrongStateError, match="no_longer_planned"):
+        await ledger.replay(letter_id, records.planned(plan), by="anna")
+    assert await only_dead_letter(ledger) == letter_id
+
+
+async def test_a_replay_of_a_credit_that_splio_shows_is_looked_up(
+    ledger: Ledger, records: Records
+) -> None:
+    taken = await planned_and_claimed(ledger, records, earn_only("7"))
+    await ledger.settle(taken, Settlement(Outcome.REJECTED, reason="refused"))
+    await ledger.mark_seen([earn_key("7")], "c1")
+    assert await state_of(ledger, earn_key("7")) == "rejected"
+    letter_id = await only_dead_letter(ledger)
+    result = await ledger.replay(letter_id, records.planned(earn_only("7")), by="anna")
+    assert result.fresh == ()
+    assert await state_of(ledger, earn_key("7")) == "in_doubt"

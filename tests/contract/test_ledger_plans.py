@@ -346,3 +346,15 @@ async def _write_value(ledger: Ledger, records: Records, plan: Plan, value: byte
     planned = records.planned(plan, value=value)
     offset = planned.record.offset
     await ledger.record_plans([planned], [Advance(STREAM, offset, offset + 1)])
+
+
+async def test_bodies_whose_payload_is_empty_are_not_taken_for_one(
+    ledger: Ledger, records: Records
+) -> None:
+    """P3: what tells them apart stands elsewhere in the body."""
+    plan = Plan(dead_letter=Reason.UNREADABLE)
+    for number in (1, 2, 2):
+        value = b'{"type":"order-confirmed","payload":{},"data":{"id":%d}}' % number
+        await _write_value(ledger, records, plan, value)
+    letters = (await ledger.list_dead_letters()).items
+    assert [letter["times_seen"] for letter in letters] == [1, 2]

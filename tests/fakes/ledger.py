@@ -45,6 +45,7 @@ class Row:
     was_in_doubt: bool = False
     rounds: int = 0
     resends: int = 0
+    applied_attempt: int | None = None  # also None when a look-up found it
     settlements: list[Settlement] = field(default_factory=list)
 
 
@@ -186,10 +187,11 @@ class FakeLedger:
             is_success = settlement.outcome in (Outcome.APPLIED, Outcome.DUPLICATE)
             if not is_success:
                 return SettleResult.STALE
-            if row.state is State.APPLIED:
+            if row.state is State.APPLIED and row.applied_attempt is not None:
                 return SettleResult.SUSPECTED_DOUBLE
+            was_found, row.applied_attempt = row.state is State.APPLIED, claim.attempt
             row.state = State(settlement.outcome.value)
-            return SettleResult.LATE
+            return SettleResult.STALE if was_found else SettleResult.LATE
         match settlement.outcome:
             case Outcome.RETRY:
                 assert settlement.due_at_ms is not None and settlement.reason
@@ -199,6 +201,7 @@ class FakeLedger:
             case Outcome.APPLIED | Outcome.DUPLICATE | Outcome.REJECTED:
                 assert settlement.outcome is not Outcome.REJECTED or settlement.reason
                 row.state = State(settlement.outcome.value)
+                row.applied_attempt = claim.attempt
         return SettleResult.SETTLED
 
     async def make_due(self, key: EffectKey, attempt: int) -> bool:

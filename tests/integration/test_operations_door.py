@@ -6,6 +6,7 @@ from urllib.parse import quote
 import orjson
 import pytest
 
+from service.domain.errors import InDoubtError, LanePausedError, RetryableError
 from tests.fakes.operations import AT_MS, LEDGER_AWAY, RECORD
 from tests.fakes.operations_listener import AUTHORIZATION, OperationsListener, operations_listener
 from tests.fakes.raw_http import exchange, request
@@ -303,3 +304,15 @@ async def test_bug_is_a_500_without_its_text_and_a_line_with_it(
         assert (await ask(running, "GET", "/healthz"))[0] == 200
     (line,) = [record for record in caplog.records if record.exc_info]
     assert (line.getMessage(), line.name) == ("request.failed", "relay.web")
+
+
+@pytest.mark.parametrize(
+    "error", [RetryableError("no_answer"), LanePausedError("unknown_refusal"), InDoubtError("x")]
+)
+async def test_look_up_that_splio_does_not_answer_is_503(error: Exception) -> None:
+    async with operations_listener() as running:
+        running.operations.failure = error
+        path = effect(IN_DOUBT, "/look-up")
+        status, document = await ask(running, "POST", path, headers=LOGIN)
+        assert status == 503
+        assert document["type"].endswith("no-answer")

@@ -777,3 +777,31 @@ def test_address_must_be_https_beyond_loopback(url: str) -> None:
 )
 def test_address_may_be_http_on_loopback(url: str) -> None:
     assert SplioConfig(url=url, api_key="key").url == url
+
+
+async def test_outage_without_a_token_is_probed_ever_more_rarely(bench: Bench) -> None:
+    """Nobody may ask for tokens as fast as the limiter lets them while Splio is away."""
+    await bench.open(breaker_failures=2, breaker_first_pause_s=0.05, breaker_longest_pause_s=60.0)
+    bench.server.authentications.extend([reply(503)] * 1000)
+    for _ in range(2):
+        await failure(bench.post())
+    assert bench.value("relay_breaker_open") == 1
+
+    for probe in range(1, 4):
+        began_s = bench.clock.monotonic_s()
+        assert (await failure(bench.post())).reason == "unauthorized"
+        assert bench.clock.monotonic_s() - began_s >= 0.05 * 2 ** (probe - 1)
+
+    assert len(bench.server.received) == 5
+    bench.server.authentications.clear()
+    assert await bench.post() == Accepted(201)
+    assert bench.value("relay_breaker_open") == 0
+
+
+@pytest.mark.parametrize("left", ["9" * 5000, "-1", "1.5", "many"])
+async def test_odd_header_of_a_limit_is_passed_over(bench: Bench, left: str) -> None:
+    await bench.open(limits={Lane.SALES: 10.0})
+    bench.server.then(reply(201, {"external_id": "7"}, {"rateLimit-remaining": left}))
+
+    assert await bench.post() == Accepted(201)
+    assert bench.value("relay_splio_rate_remaining", lane="sales") == -1

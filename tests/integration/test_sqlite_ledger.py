@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -22,13 +23,14 @@ from service.domain.errors import (
     StartupError,
     WrongStateError,
 )
-from service.domain.ledger import Settlement
+from service.domain.ledger import LookUp, LookUpVerdict, Settlement
 from service.domain.planning import PointsFrom
 from service.domain.ports import Step, StepHook, no_step
-from service.ledger import chores, claims, doubts, operators, plans, reads, rows, schema
+from service.ledger import brakes, chores, claims, doubts, operators, plans, reads, rows, schema
 from service.ledger.config import LedgerConfig
 from service.ledger.sqlite import SqliteLedger, open_sqlite_ledger
 from service.ledger.transaction import KeyStatement
+from service.ledger.writer import Work, Writer
 from service.telemetry.metrics import Metrics
 from tests.contract.ledger_fixture import (
     APPLIED,
@@ -39,6 +41,7 @@ from tests.contract.ledger_fixture import (
     dead_letter_plan,
     earn_key,
     earn_only,
+    in_doubt,
     order_and_earn,
     order_key,
     order_only,
@@ -500,3 +503,43 @@ def _read(path: Path) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
+
+
+async def test_a_rollback_that_failed_with_the_disk_does_not_end_writing(tmp_path: Path) -> None:
+    """P3: the transaction that it left open would refuse every later one."""
+
+    class BadDisk(sqlite3.Connection):
+        failing: ClassVar[set[str]] = set()
+
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if sql in self.failing:
+                self.failing.discard(sql)
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *parameters)
+
+    connection = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None, factory=BadDisk)
+    schema.migrate(connection, schema.load_migrations())
+    writer = Writer(connection, config=CONFIG, clock=FakeClock(), step=no_step)
+    work = Work(lambda tx: brakes.set_brake(tx, "sales", "20 in a row"))
+    BadDisk.failing |= {"COMMIT", "ROLLBACK"}
+    with pytest.raises(sqlite3.OperationalError):
+        writer.commit([work])
+    assert connection.in_transaction
+    writer.commit([Work(lambda tx: brakes.set_brake(tx, "other", "20 in a row"))])
+    assert [brake.lane for brake in brakes.read_brakes(connection)] == ["other"]
+    connection.close()
+
+
+async def test_absence_does_not_wait_for_a_clock_that_was_ahead(path: Path) -> None:
+    """P3: the machine had the wrong year, and the service was started again with the right one."""
+    ahead, records = FakeClock(), Records()
+    async with opened(path, clock=ahead) as ledger:
+        await in_doubt(ledger, records, order_only("1"))
+        await planned_and_claimed(ledger, records, earn_only("2"))
+    right = FakeClock(ahead.now_ms() - 365 * 86_400_000)
+    async with opened(path, clock=right, config=SECOND) as ledger:
+        right.advance(2 * 3_600)
+        for key in (order_key("1"), earn_key("2")):
+            doubt = await ledger.doubt(key)
+            assert doubt is not None
+            assert await ledger.record_look_up(doubt, LookUp(LookUpVerdict.ABSENT)) is State.DUE

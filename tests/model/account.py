@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from service.domain.effects import EffectKey, Kind, contradicts
+from service.domain.effects import EffectKey, Kind
 from service.domain.ledger import Disposition
 from service.domain.planning import Plan, PlannedEffect, Reason
 
@@ -33,9 +33,10 @@ class Account:
             return {disposition, Disposition.REPEATED}
         return {disposition}
 
-    def take_replay(self, effect: PlannedEffect) -> None:
-        """A replay may plan what was unknown, and nothing else anew."""
-        self.known.setdefault(effect.key, effect.fingerprint)
+    def take_replay(self, plan: Plan) -> None:
+        """A replay plans what was unknown, as the event itself would."""
+        for effect in self._unknown(plan):
+            self.known[effect.key] = effect.fingerprint
 
     def _take(self, plan: Plan) -> Disposition:
         if plan.ignored is not None:
@@ -44,16 +45,22 @@ class Account:
             self.letters[plan.dead_letter.value, plan.order_key] += 1
             return Disposition.DEAD_LETTER
         known = [effect for effect in plan.effects if effect.key in self.known]
-        # Who books an order's points was decided when the order was planned first.
-        is_decided = any(effect.kind is Kind.ORDER for effect in known)
-        if any(contradicts(self.known[effect.key], effect.fingerprint) for effect in known):
+        if any(self.known[effect.key] != effect.fingerprint for effect in known):
             self.letters[Reason.CONFLICT.value, plan.order_key] += 1
             return Disposition.CONFLICT
-        is_repeat = True
-        for effect in plan.effects:
-            if effect.key in self.known:
-                self.duplicates[effect.key] += 1
-            elif not (is_decided and effect.kind is Kind.EARN):
-                self.known[effect.key] = effect.fingerprint
-                is_repeat = False
-        return Disposition.REPEATED if is_repeat else Disposition.PLANNED
+        self.duplicates.update(effect.key for effect in known)
+        unknown = self._unknown(plan)
+        for effect in unknown:
+            self.known[effect.key] = effect.fingerprint
+        return Disposition.PLANNED if unknown else Disposition.REPEATED
+
+    def _unknown(self, plan: Plan) -> list[PlannedEffect]:
+        """Who books an order's points was decided when the order was planned first."""
+        is_decided = any(
+            effect.kind is Kind.ORDER and effect.key in self.known for effect in plan.effects
+        )
+        return [
+            effect
+            for effect in plan.effects
+            if effect.key not in self.known and not (is_decided and effect.kind is Kind.EARN)
+        ]

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from consumers.book_points import RESEND_WITHIN_MS
 from service.domain.effects import LANE_OF, EffectKey, Kind, Lane
 from service.domain.errors import RelayError
 from service.domain.ports import Step
@@ -46,6 +47,9 @@ _BY: Final = "model"
 
 # Just before and after each time that means something: poll, lease, visibility, resend limit.
 _PAUSES: Final = (0.6, 1.5, 9.0, 20.0, 30.0, 31.0, 61.0, 95.0, 880.0, 931.0, 7_200.0, 86_401.0)
+# What is under way loses its claim, is looked up, and what is proved absent is polled and sent.
+_THROUGH_A_LOOK_UP: Final = (31.0, 931.0, 1.5, 1.5)
+_ORDERS: Final = ("1", "2")
 _PARTS: Final = (
     (Part.ORDER,),
     (Part.EARN,),
@@ -60,10 +64,10 @@ _PICK: Final = st.integers(0, 5)
 _EVENTS: Final = st.lists(
     st.builds(
         Event,
-        order=st.sampled_from(("1", "2", "3")),
+        order=st.sampled_from(_ORDERS),
         facts=st.sampled_from(("a", "a", "a", "b")),
         parts=st.sampled_from(_PARTS),
-        flaw=st.sampled_from((Flaw.NONE, Flaw.NONE, *Flaw)),
+        flaw=st.sampled_from((Flaw.NONE, Flaw.NONE, Flaw.NONE, Flaw.HELD, *Flaw)),
         flawed=st.sampled_from(Part),
     ),
     min_size=1,
@@ -134,6 +138,16 @@ class RelayMachine(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self._play()
 
+    @rule(is_lost=st.booleans())
+    def wait_through_a_look_up(self, is_lost: bool) -> None:
+        """All requests time out, or all workers are slow; then comes what follows from that."""
+        if is_lost:
+            for request in self.splio.pending():
+                self._answer(request, Fate.LOST)
+        for seconds in _THROUGH_A_LOOK_UP:
+            self.clock.advance(seconds)
+            self._play()
+
     # -- Splio
 
     @precondition(lambda self: self.splio.pending())
@@ -157,7 +171,7 @@ class RelayMachine(RuleBasedStateMachine):
         self.splio.land(_choose(self._may_land(), pick), is_late=is_late)
         self._play()
 
-    @rule(reading=st.sampled_from(Reading))
+    @rule(reading=st.sampled_from((Reading.PROMPT, *Reading)))
     def change_reading(self, reading: Reading) -> None:
         self.splio.reading = reading
         self._play()
@@ -169,7 +183,7 @@ class RelayMachine(RuleBasedStateMachine):
         self.splio.answer_reading(_choose(self.splio.readings, pick), fails=fails)
         self._play()
 
-    @rule(order=st.sampled_from(("1", "2", "3")))
+    @rule(order=st.sampled_from(_ORDERS))
     def take_external_id(self, order: str) -> None:
         """Somebody else posts an order under the id of ours."""
         key = key_of(order, Part.ORDER)
@@ -188,13 +202,20 @@ class RelayMachine(RuleBasedStateMachine):
             self.stage.run(self._begin_process())
         self._play()
 
-    @rule(failing=st.integers(0, 4), is_low=st.booleans())
-    def fill_disk(self, failing: int, is_low: bool) -> None:
-        """The next operations of the ledger fail; claiming stops while there is little room."""
+    @rule(failing=st.integers(1, 4))
+    def fill_disk(self, failing: int) -> None:
+        """The next operations of the ledger fail."""
         self.process.ledger.failing = failing
-        for dispatcher in self.process.dispatchers:
-            dispatcher.set_storage_low(is_low)
-        self.braked.clear()
+        self._play()
+
+    @rule()
+    def run_out_of_room(self) -> None:
+        """For a while there is room for outcomes only."""
+        self._set_storage_low(True)
+        self._play()
+        self.clock.advance(_PAUSES[1])
+        self._play()
+        self._set_storage_low(False)
         self._play()
 
     @rule(after_retention=st.booleans())
@@ -263,14 +284,11 @@ class RelayMachine(RuleBasedStateMachine):
         self.splio.reading = Reading.PROMPT
         self.process.ledger.dies_at = None
         self.process.ledger.failing = 0
-        for dispatcher in self.process.dispatchers:
-            dispatcher.set_storage_low(False)
-        self.braked.clear()
         for request in self.splio.requests:
             if not request.is_pending:
                 request.may_land = False
         for request in self.splio.pending():
-            self._answer(request, Fate.ACCEPTED, is_late=False)
+            self._answer(request, Fate.ACCEPTED)
         for reading in list(self.splio.readings):
             self.splio.answer_reading(reading, fails=False)
         self._play()
@@ -348,7 +366,12 @@ class RelayMachine(RuleBasedStateMachine):
         self.side_tasks.clear()
         self.splio.readings.clear()
 
-    def _answer(self, request: Request, fate: Fate, *, is_late: bool) -> None:
+    def _set_storage_low(self, low: bool) -> None:
+        for dispatcher in self.process.dispatchers:
+            dispatcher.set_storage_low(low)
+        self.braked.clear()
+
+    def _answer(self, request: Request, fate: Fate, *, is_late: bool = False) -> None:
         is_frozen = not request.has_landed and self.clock.now_ms() > request.shows_by_ms
         if is_frozen and not self.has_freezes and fate in {Fate.ACCEPTED, Fate.REPLY_LOST}:
             fate = Fate.FAILED
@@ -383,7 +406,10 @@ class RelayMachine(RuleBasedStateMachine):
                 earlier.is_harmless,
                 f"P4 {key}: sent again, request {earlier.number} may have taken effect",
             )
-        expect(LANE_OF[request.kind] not in self.braked, f"{key}: sent in a braked lane")
+        expect(LANE_OF[request.kind] not in self.braked, f"{key}: sent in a lane that is held")
+        if request.kind is Kind.EARN and row["was_in_doubt"]:
+            age_ms = self.clock.now_ms() - row["first_attempt_at"]
+            expect(age_ms <= RESEND_WITHIN_MS, f"P4 {key}: sent again too late")
 
     async def _check(self) -> None:
         expect, rows = self.witness.expect, self.witness.rows
@@ -408,8 +434,8 @@ class RelayMachine(RuleBasedStateMachine):
 
     async def _check_events(self, rows: dict[EffectKey, Row]) -> None:
         """P3: every event that was accepted is accounted for."""
-        for effect in self.witness.replayed:
-            self.account.take_replay(effect)
+        for plan in self.witness.replayed:
+            self.account.take_replay(plan)
         self.witness.replayed.clear()
         ledger, expect = self.process.ledger.real, self.witness.expect
         assert ledger is not None

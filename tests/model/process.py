@@ -45,7 +45,7 @@ _CONFIG: Final = DispatcherConfig(
     lease_margin_s=LEASE_MARGIN_S,
     grace_s=0.0,
     brake_rule=_BRAKE,
-    concurrency=3,
+    concurrency=4,
     queue_size=4,
 )
 

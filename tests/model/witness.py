@@ -19,7 +19,7 @@ from service.domain.ledger import (
     Settlement,
     SettleResult,
 )
-from service.domain.planning import PlannedEffect
+from service.domain.planning import Plan
 from tests.model.staged_ledger import Operation
 
 Row = Mapping[str, Any]
@@ -55,6 +55,8 @@ ARROWS: Final[Mapping[str, set[Arrow]]] = {
         *(("in_doubt", state) for state in ("applied", "rejected", "due", "held")),
         *_FOLLOWING,
     },
+    # What Splio shows although we believe that it is not there.
+    "mark_seen": {("due", "in_doubt"), ("held", "in_doubt")},
     "release": {*(("held", state) for state in ("due", "blocked", "void", "in_doubt")), *_VOIDING},
     "reject": {("held", "rejected"), ("in_doubt", "rejected"), *_VOIDING},
     "replay": {
@@ -83,7 +85,7 @@ class Witness:
     audit: dict[EffectKey, Counter[Note]] = field(default_factory=lambda: defaultdict(Counter))
     touched: set[EffectKey] = field(default_factory=set)
     dispositions: dict[int, Disposition] = field(default_factory=dict)
-    replayed: list[PlannedEffect] = field(default_factory=list)
+    replayed: list[Plan] = field(default_factory=list)
     rejections: Counter[EffectKey] = field(default_factory=Counter)
     given_up: set[EffectKey] = field(default_factory=set)  # rejected by a person while in doubt
     doubles: int = 0  # reported since the process began
@@ -130,9 +132,9 @@ class Witness:
                 self.expect(known <= self.audit[key], f"{key}: the audit trail lost {known}")
         for operation in lost:
             if operation.name == "replay":
-                self.replayed += [
-                    effect for effect in operation.args[1].plan.effects if effect.key in after
-                ]
+                plan = operation.args[1].plan
+                if any(each.key in after and each.key not in before for each in plan.effects):
+                    self.replayed.append(plan)
         self.doubles = 0
         self.rows = after
 
@@ -268,7 +270,7 @@ class Witness:
             case "reject":
                 self._note(args[0], after[args[0]]["attempt"], Outcome.REJECTED)
             case "replay":
-                self.replayed += args[1].plan.effects
+                self.replayed.append(args[1].plan)
                 for effect in args[1].plan.effects:
                     was = before.get(effect.key)
                     if was is not None and was["state"] != after[effect.key]["state"]:

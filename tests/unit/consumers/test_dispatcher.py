@@ -285,7 +285,7 @@ async def test_a_late_success_of_a_lost_claim_is_counted(bench: Bench) -> None:
         late, double, stale = (bench.plan(str(n)) for n in (1, 2, 3))
         await until(lambda: bench.splio.under_way == 3)
         late.state = State.IN_DOUBT  # its lease ran out
-        double.state = State.APPLIED  # another attempt was first
+        double.state, double.applied_attempt = State.APPLIED, 7  # another attempt was first
         stale.state = State.IN_DOUBT
         bench.splio.answer(
             Operation.CREDIT, Accepted(202), Accepted(202), PermanentError("refused")
@@ -423,3 +423,17 @@ async def test_nothing_is_under_way_after_it_stopped(bench: Bench) -> None:
     await settle_down(3)
 
     assert asyncio.all_tasks() == before
+
+
+async def test_points_that_a_look_up_found_first_are_counted_once(bench: Bench) -> None:
+    """The reply came after the lease; the look-up has counted the booking already."""
+    async with bench.running():
+        bench.splio.go.clear()
+        row = bench.plan("1")
+        await until(lambda: bench.splio.under_way == 1)
+        row.state = State.APPLIED
+        bench.splio.go.set()
+        await until(lambda: row.settlements)
+
+    assert bench.count("relay_points_booked_total") == 0
+    assert bench.count("relay_suspected_doubles_total", effect="earn") == 0

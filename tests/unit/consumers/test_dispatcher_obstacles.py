@@ -393,3 +393,24 @@ async def test_cancelling_the_dispatcher_waits_for_what_is_in_hand(bench: Bench)
     with pytest.raises(asyncio.CancelledError):
         await running
     assert row.state is State.APPLIED
+
+
+async def test_a_refused_new_token_pauses_the_lane_and_costs_no_effect(bench: Bench) -> None:
+    """P6: a backlog would otherwise ask for tokens as fast as the limiter lets it."""
+    refused = RetryableError("unauthorized", status=401)
+    bench.splio.answer(Operation.CREDIT, *[refused] * 3)
+    bench.dispatcher = bench.build(concurrency=1)
+
+    async with bench.running():
+        rows = [bench.plan(str(number)) for number in range(9)]
+        await until(lambda: bench.dispatcher.gates[Lane.OTHER].paused == "unauthorized")
+        await settle_down()
+        assert bench.splio.count(Operation.CREDIT) == 1
+        for seconds in (5, 10, 20):
+            await until(lambda: bench.clock.sleeping >= 3)
+            bench.clock.advance(seconds)
+            await settle_down()
+        await until(bench.dispatcher.gates[Lane.OTHER].is_open)
+        await until(lambda: bench.ledger.states()[State.APPLIED] >= 6)
+
+    assert all(row.state in (State.APPLIED, State.DUE) for row in rows)

@@ -312,3 +312,19 @@ async def test_absence_counts_only_after_its_time(
     assert early.verdict is still_early.verdict is LookUpVerdict.UNKNOWN
     assert (early.reason, early.again_at_ms) == ("not_visible_yet", counts_from_ms)
     assert late == LookUp(LookUpVerdict.ABSENT)
+
+
+async def test_an_order_whose_need_is_never_created_is_asked_for_ever_more_rarely(
+    handler: PostOrder, splio: FakeSplio, clock: FakeClock
+) -> None:
+    """P3: nobody documented why; it neither fills the lane nor waits for ever."""
+    splio.default[Operation.POST_ORDER] = Missing(PRODUCT_KIND, "p1", 400)
+    waits_ms = []
+    for number in (1, 6, 9, 99):
+        ended = await attempt(handler, splio, make_claim(ORDER, attempt=number))
+        assert ended.settlement.due_at_ms is not None
+        waits_ms.append(ended.settlement.due_at_ms - clock.now_ms())
+    assert waits_ms == [MISSING_RETRY_MS, 32_000, 256_000, 900_000]
+    old = make_claim(ORDER, attempt=999, first_attempt_at_ms=START_MS - 15 * 86_400_000)
+    with pytest.raises(PermanentError, match="too_old"):
+        await attempt(handler, splio, old)

@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-import consumers.seen
 from consumers.seen import SeenReader
 from service.domain.errors import RetryableError
 from service.domain.ports import CreditPage, Operation, Step
@@ -80,10 +79,7 @@ async def test_the_end_of_the_list_does_not_begin_it_anew(
     assert ledger.seen == set(contexts)
 
 
-async def test_errors_are_waited_out(
-    ledger: FakeLedger, splio: FakeSplio, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consumers.seen, "_FAILED_S", 0)
+async def test_errors_are_waited_out(ledger: FakeLedger, splio: FakeSplio) -> None:
     page = CreditPage(("main:earn:1",), "c1", is_last=True)
     splio.answer(Operation.LIST_POINTS, RetryableError("not_connected"), page, page)
     ledger.unavailable.update(credits_cursor=1, mark_seen=1)

@@ -233,3 +233,17 @@ def test_reason_may_be_text_or_missing() -> None:
 def test_other_page_is_unreadable(document: dict[str, Any]) -> None:
     with pytest.raises(UnreadableReplyError):
         read_credits(document, after=None)
+
+
+def test_cursor_may_be_a_number() -> None:
+    """Taken for no cursor, it would make one page the whole, and what is on the next absent."""
+    document = {"paging": {"cursors": {"after": 17}}, "elements": [{"cursor": 16}]}
+    assert read_credits(document, after=None) == CreditPage(("",), "17", is_last=False)
+    document = {"paging": {"cursors": {"after": None}}, "elements": [{"cursor": 16}]}
+    assert read_credits(document, after="9") == CreditPage(("",), "16", is_last=True)
+
+
+@pytest.mark.parametrize("after", [True, 1.5, {"id": 7}, ["7"]])
+def test_cursor_of_another_kind_is_unreadable(after: Any) -> None:
+    with pytest.raises(UnreadableReplyError):
+        read_credits({"paging": {"cursors": {"after": after}}, "elements": []}, after=None)
