@@ -95,9 +95,7 @@ class PlanningPolicy:
 class RequestRenderer(Protocol):
     """Renders the requests to store with an effect, in the words of the platform."""
 
-    def order(
-        self, order: OrderConfirmed, *, key: EffectKey, contact_id: str, shop: Shop
-    ) -> RenderedRequest:
+    def order(self, order: OrderConfirmed, *, contact_id: str, shop: Shop) -> RenderedRequest:
         """
         The request that posts `order`, with those that create what it needs to exist first.
 
@@ -242,7 +240,7 @@ def _order_effect(
         reason = Reason.PRODUCT_ID_MISSING
     else:
         try:
-            request = renderer.order(order, key=key, contact_id=contact, shop=shop)
+            request = renderer.order(order, contact_id=contact, shop=shop)
         except UnknownCurrencyError:
             reason = Reason.UNKNOWN_CURRENCY
     return PlannedEffect(

@@ -88,16 +88,7 @@ class SplioClient:
     ) -> Answer:
         """Post an order (Accepted, AlreadyExists, Missing)."""
         operation = Operation.POST_ORDER
-        reply = await self._exchange.send(
-            operation,
-            "POST",
-            request.path,
-            request.body,
-            permit=permit,
-            deadline_s=deadline_s,
-            traceparent=traceparent,
-            step=self._step,
-        )
+        reply = await self._post(operation, request, permit, deadline_s, traceparent)
         if reply.status in OK_STATUSES:
             external_id = external_id_of(request)
             return accept_order(operation, reply.status, reply.body, external_id=external_id)
@@ -108,16 +99,7 @@ class SplioClient:
     ) -> Answer:
         """Book points (Accepted, UnknownCard)."""
         operation = Operation.CREDIT
-        reply = await self._exchange.send(
-            operation,
-            "POST",
-            request.path,
-            request.body,
-            permit=permit,
-            deadline_s=deadline_s,
-            traceparent=traceparent,
-            step=self._step,
-        )
+        reply = await self._post(operation, request, permit, deadline_s, traceparent)
         if reply.status in OK_STATUSES:
             return accept_credit(reply.status, reply.body)
         return refusal(operation, reply)
@@ -236,6 +218,26 @@ class SplioClient:
             self._created[prerequisite.kind].inc()
         else:
             refusal(operation, reply)
+
+    async def _post(
+        self,
+        operation: Operation,
+        request: RenderedRequest,
+        permit: Permit,
+        deadline_s: float,
+        traceparent: str,
+    ) -> Reply:
+        """Post the stored request of an effect."""
+        return await self._exchange.send(
+            operation,
+            "POST",
+            request.path,
+            request.body,
+            permit=permit,
+            deadline_s=deadline_s,
+            traceparent=traceparent,
+            step=self._step,
+        )
 
     async def _read(self, operation: Operation, path: str, lane: Lane, traceparent: str) -> Reply:
         permit = await self._exchange.permit(lane)

@@ -76,9 +76,7 @@ class SplioRenderer:
         self._is_final = is_final
         self._hours: Hours = hours
 
-    def order(
-        self, order: OrderConfirmed, *, key: EffectKey, contact_id: str, shop: Shop
-    ) -> RenderedRequest:
+    def order(self, order: OrderConfirmed, *, contact_id: str, shop: Shop) -> RenderedRequest:
         """
         The request that posts `order`, with those that create contact, store and products.
 

@@ -9,8 +9,8 @@ from service.domain.clock import Clock
 from service.domain.effects import Lane
 
 # Requests that leave a window apart must still arrive a second apart: what the network may
-# shift between two of them. It costs 3 % of a limit of one second.
-JITTER_S: Final = 0.03
+# shift between two of them. It costs 4 % of a limit of one second.
+JITTER_S: Final = 0.04
 
 
 @dataclass(frozen=True, slots=True)

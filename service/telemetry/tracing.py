@@ -28,11 +28,6 @@ def continue_trace(header: str | None) -> str:
     return f"00-{parts['trace_id']}-{_random_id(8)}-{flags:02x}"
 
 
-def child_of(traceparent: str) -> str:
-    """The same trace with a new parent id, for one outgoing request."""
-    return f"{traceparent[:36]}{_random_id(8)}{traceparent[52:]}"
-
-
 def trace_id(traceparent: str) -> str:
     """The 32 hex digits that name the trace, for log lines."""
     return traceparent[3:35]

@@ -98,7 +98,6 @@ def rendered(bodies: Iterable[bytes]) -> Iterator[Requests]:
             order.order_id,
             renderer.order(
                 order,
-                key=effect_key("main", Kind.ORDER, order.order_id),
                 contact_id=contact,
                 shop=shop,
             ),

@@ -64,7 +64,6 @@ class Bench:
     def order(self, order_id: str, *, card: str | None = CARD) -> RenderedRequest:
         return self.renderer.order(
             confirmed(order_id, card=card),
-            key=effect_key("main", Kind.ORDER, order_id),
             contact_id="camille@example.com",
             shop=SHOP,
         )

@@ -47,8 +47,10 @@ _BY: Final = "model"
 
 # Just before and after each time that means something: poll, lease, visibility, resend limit.
 _PAUSES: Final = (0.6, 1.5, 9.0, 20.0, 30.0, 31.0, 61.0, 95.0, 880.0, 931.0, 7_200.0, 86_401.0)
+_LEASE_OVER_S: Final = 31.0
+_POLL_S: Final = 1.5
 # What is under way loses its claim, is looked up, and what is proved absent is polled and sent.
-_THROUGH_A_LOOK_UP: Final = (31.0, 931.0, 1.5, 1.5)
+_THROUGH_A_LOOK_UP: Final = (_LEASE_OVER_S, 931.0, _POLL_S, _POLL_S)
 _ORDERS: Final = ("1", "2")
 _PARTS: Final = (
     (Part.ORDER,),
@@ -61,18 +63,18 @@ _PARTS: Final = (
     (Part.FOLLOWER, Part.LAST),
 )
 _PICK: Final = st.integers(0, 5)
-_EVENTS: Final = st.lists(
-    st.builds(
+_FLAWS: Final = (Flaw.NONE, Flaw.NONE, Flaw.NONE, Flaw.HELD, Flaw.REJECTED, *Flaw)
+_EVENT: Final = st.sampled_from(_PARTS).flatmap(
+    lambda parts: st.builds(
         Event,
         order=st.sampled_from(_ORDERS),
         facts=st.sampled_from(("a", "a", "a", "b")),
-        parts=st.sampled_from(_PARTS),
-        flaw=st.sampled_from((Flaw.NONE, Flaw.NONE, Flaw.NONE, Flaw.HELD, *Flaw)),
-        flawed=st.sampled_from(Part),
-    ),
-    min_size=1,
-    max_size=3,
+        parts=st.just(parts),
+        flaw=st.sampled_from(_FLAWS),
+        flawed=st.sampled_from(parts),
+    )
 )
+_EVENTS: Final = st.lists(_EVENT, min_size=1, max_size=3)
 
 
 class RelayMachine(RuleBasedStateMachine):
@@ -135,8 +137,7 @@ class RelayMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from(_PAUSES))
     def wait(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        self._play()
+        self._wait(seconds)
 
     @rule(is_lost=st.booleans())
     def wait_through_a_look_up(self, is_lost: bool) -> None:
@@ -144,9 +145,32 @@ class RelayMachine(RuleBasedStateMachine):
         if is_lost:
             for request in self.splio.pending():
                 self._answer(request, Fate.LOST)
-        for seconds in _THROUGH_A_LOOK_UP:
-            self.clock.advance(seconds)
+        self._wait(*_THROUGH_A_LOOK_UP)
+
+    @precondition(lambda self: self.splio.pending())
+    @rule(pick=_PICK, fate=st.sampled_from(Fate))
+    def answer_late(self, pick: int, fate: Fate) -> None:
+        """A worker is so slow that its outcome comes after its claim was lost."""
+        request = _choose(self.splio.pending(), pick)
+        self._wait(_LEASE_OVER_S)
+        if request.is_pending:
+            self._answer(request, fate)
             self._play()
+
+    @precondition(lambda self: self.splio.pending())
+    @rule()
+    def look_up_slowly(self) -> None:
+        """Look-ups begin when absence does not count yet, and end when it does."""
+        self.splio.reading = Reading.SLOW
+        for request in self.splio.pending():
+            self._answer(request, Fate.LOST)
+        self._play()
+        self._wait(*_THROUGH_A_LOOK_UP)
+        self.splio.reading = Reading.PROMPT
+        for reading in list(self.splio.readings):
+            self.splio.answer_reading(reading, fails=False)
+        self._play()
+        self._wait(_POLL_S)
 
     # -- Splio
 
@@ -213,8 +237,7 @@ class RelayMachine(RuleBasedStateMachine):
         """For a while there is room for outcomes only."""
         self._set_storage_low(True)
         self._play()
-        self.clock.advance(_PAUSES[1])
-        self._play()
+        self._wait(_POLL_S)
         self._set_storage_low(False)
         self._play()
 
@@ -222,8 +245,7 @@ class RelayMachine(RuleBasedStateMachine):
     def do_chores(self, after_retention: bool) -> None:
         """The slow reader comes by, and what is past its retention is removed."""
         if after_retention:
-            self.clock.advance(RETENTION_S + 60)
-            self._play()
+            self._wait(RETENTION_S + 60)
         self._play(lambda: self.process.ledger.mark_seen(self.splio.visible_credits(), None))
         self._play(lambda: self.process.ledger.purge(limit=100), after=self._reconcile_purge)
 
@@ -242,10 +264,13 @@ class RelayMachine(RuleBasedStateMachine):
         self._play(lambda: self.process.operations.reject(key, by=_BY))
 
     @precondition(lambda self: self._in_state("in_doubt"))
-    @rule(pick=_PICK)
-    def look_up(self, pick: int) -> None:
-        key = _choose(self._in_state("in_doubt"), pick)
+    @rule(pick=_PICK, is_slow=st.booleans())
+    def look_up(self, pick: int, is_slow: bool) -> None:
+        """An operator has an effect looked up, which may take as long as it likes."""
+        key, reading = _choose(self._in_state("in_doubt"), pick), self.splio.reading
+        self.splio.reading = Reading.SLOW if is_slow else reading
         self._play(lambda: self.process.operations.look_up(key, by=_BY))
+        self.splio.reading = reading
 
     @precondition(lambda self: self.letters)
     @rule(pick=_PICK, is_mended=st.booleans())
@@ -297,8 +322,7 @@ class RelayMachine(RuleBasedStateMachine):
                 return
             for lane in (Lane.SALES, Lane.OTHER):
                 self._release_lane(lane)
-            self.clock.advance(_DRAIN_STEP_S)
-            self._play()
+            self._wait(_DRAIN_STEP_S)
         left = {key: row["state"] for key, row in self.witness.rows.items() if row["state"] in OPEN}
         raise AssertionError(f"P3: never settled: {left}")
 
@@ -366,6 +390,11 @@ class RelayMachine(RuleBasedStateMachine):
         self.side_tasks.clear()
         self.splio.readings.clear()
 
+    def _wait(self, *pauses: float) -> None:
+        for seconds in pauses:
+            self.clock.advance(seconds)
+            self._play()
+
     def _set_storage_low(self, low: bool) -> None:
         for dispatcher in self.process.dispatchers:
             dispatcher.set_storage_low(low)
@@ -428,9 +457,7 @@ class RelayMachine(RuleBasedStateMachine):
         await self._check_tally(rows)
         doubles = self.process.suspected_doubles()
         expect(doubles == self.witness.doubles, f"P2: {doubles} doubles were counted")
-        self.braked = {
-            lane for lane in (Lane.SALES, Lane.OTHER) if self.process.is_braked(lane)
-        }
+        self.braked = {lane for lane in (Lane.SALES, Lane.OTHER) if self.process.is_braked(lane)}
 
     async def _check_events(self, rows: dict[EffectKey, Row]) -> None:
         """P3: every event that was accepted is accounted for."""
@@ -522,5 +549,3 @@ class RelayMachine(RuleBasedStateMachine):
 
 def _choose(candidates: Sequence[T], pick: int) -> T:
     return candidates[pick % len(candidates)]
-
-

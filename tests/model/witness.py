@@ -11,6 +11,7 @@ from service.domain.effects import EffectKey, Kind, Outcome
 from service.domain.ledger import (
     Claim,
     Disposition,
+    Doubt,
     Ledger,
     LookUp,
     LookUpVerdict,
@@ -118,10 +119,7 @@ class Witness:
         before, after = self.rows, await self.read()
         self._compare(before, after, [OPENING, *(operation.name for operation in lost)])
         claims = Counter(
-            key
-            for operation in lost
-            if operation.name == "claim"
-            for key in _keys_of(operation)
+            key for operation in lost if operation.name == "claim" for key in _keys_of(operation)
         )
         for key, row in after.items():
             raised = row["attempt"] - (before[key]["attempt"] if key in before else 0)
@@ -192,9 +190,7 @@ class Witness:
                 first is None or first in OPEN, f"P3 {key}: blocked while {after} is {first}"
             )
 
-    def _check_doubt(
-        self, key: EffectKey, old: Row | None, row: Row, names: Sequence[str]
-    ) -> None:
+    def _check_doubt(self, key: EffectKey, old: Row | None, row: Row, names: Sequence[str]) -> None:
         """P4: an effect in doubt stays so until absence counts."""
         if old is None:
             return
@@ -264,7 +260,7 @@ class Witness:
                 for key in expired:
                     self._note(key, after[key]["attempt"], Outcome.IN_DOUBT)
             case "record_look_up":
-                self._follow_look_up(args[0].effect.key, args[0].attempt, args[1], result)
+                self._follow_look_up(args[0], args[1], result, before, is_alone=is_alone)
             case "release":
                 self._note(args[0], after[args[0]]["attempt"], "released")
             case "reject":
@@ -295,9 +291,9 @@ class Witness:
         is_alone: bool,
     ) -> None:
         key, outcome = claim.effect.key, settlement.outcome
-        earlier = {
-            attempt for attempt, noted in self.audit[key] if noted == Outcome.APPLIED
-        } - {claim.attempt}
+        earlier = {attempt for attempt, noted in self.audit[key] if noted == Outcome.APPLIED} - {
+            claim.attempt
+        }
         self._note(key, claim.attempt, outcome)
         if outcome is Outcome.APPLIED and earlier:
             self.expect(
@@ -323,15 +319,32 @@ class Witness:
                 self.expect(row["due_at"] == settlement.due_at_ms, f"{key}: due at another time")
         elif outcome in SUCCESS:
             self.expect(row["state"] in SUCCESS, f"{key}: late success left it {row['state']}")
+            if outcome is Outcome.APPLIED:
+                self.expect(row["applied_attempt"], f"P2 {key}: forgot who applied it")
         else:
             self.expect(row["state"] == old["state"], f"P2 {key}: moved by a stale {outcome}")
 
     def _follow_look_up(
-        self, key: EffectKey, attempt: int, look_up: LookUp, result: str | None
+        self,
+        doubt: Doubt,
+        look_up: LookUp,
+        result: str | None,
+        before: Mapping[EffectKey, Row],
+        *,
+        is_alone: bool,
     ) -> None:
+        key = doubt.effect.key
         self.doubles += look_up.reason == "double"
         if result is not None and look_up.verdict is not LookUpVerdict.UNKNOWN:
-            self._note(key, attempt, f"look_up_{look_up.verdict}")
+            self._note(key, doubt.attempt, f"look_up_{look_up.verdict}")
+        if is_alone:
+            old = before[key]
+            is_current = old["state"] == "in_doubt" and old["attempt"] == doubt.attempt
+            self.expect(
+                is_current == (result is not None),
+                f"P4 {key}: look-up of attempt {doubt.attempt} made it {result} while "
+                f"{old['state']} in attempt {old['attempt']}",
+            )
 
     def _note(self, key: EffectKey, attempt: int, outcome: str) -> None:
         self.touched.add(key)

@@ -36,9 +36,7 @@ class Renderer:
 
     fails = False
 
-    def order(
-        self, order: OrderConfirmed, *, key: EffectKey, contact_id: str, shop: Shop
-    ) -> RenderedRequest:
+    def order(self, order: OrderConfirmed, *, contact_id: str, shop: Shop) -> RenderedRequest:
         if self.fails:
             raise KeyError("a bug of ours")
         return RenderedRequest("/orders", b"{}")

@@ -40,10 +40,9 @@ LYON = Shop(store="lyon", program="7", timezone="Europe/Paris")
 class Renderer:
     """Renders what it is given, as text; refuses a currency that money does not know."""
 
-    def order(
-        self, order: OrderConfirmed, *, key: EffectKey, contact_id: str, shop: Shop
-    ) -> RenderedRequest:
-        body = f"{key} {contact_id} {shop.store} {json_number(order.total_minor, order.currency)}"
+    def order(self, order: OrderConfirmed, *, contact_id: str, shop: Shop) -> RenderedRequest:
+        total = json_number(order.total_minor, order.currency)
+        body = f"{order.order_id} {contact_id} {shop.store} {total}"
         return RenderedRequest("/orders", body.encode())
 
     def earned_points(
@@ -74,7 +73,7 @@ def test_an_order_with_card_is_posted_and_its_points_booked() -> None:
     assert post.after is None and earn.after is None  # they do not wait for each other
     assert (post.points, earn.points) == (0, 177)
     assert post.request is not None
-    assert post.request.body == b"main:order:1001 ada@example.com online 64.85"
+    assert post.request.body == b"1001 ada@example.com online 64.85"
     assert earn.request is not None
     assert earn.request.body == f"main:earn:1001 {CARD} 177 None".encode()
     assert post.reason is None and earn.reason is None
@@ -441,4 +440,4 @@ def test_an_unexpected_error_of_the_renderer_is_not_swallowed() -> None:
     with pytest.raises(ZeroDivisionError):
         plan_order_confirmed(make_order(), POLICY, Broken())
     with pytest.raises(UnknownCurrencyError):
-        Renderer().order(make_order(currency="XXX"), key=EffectKey("k"), contact_id="c", shop=SHOP)
+        Renderer().order(make_order(currency="XXX"), contact_id="c", shop=SHOP)

@@ -68,7 +68,7 @@ def order(
 
 def render(confirmed: OrderConfirmed, **settings: Any) -> RenderedRequest:
     return SplioRenderer(**settings).order(
-        confirmed, key=ORDER_KEY, contact_id="camille.roux@example.com", shop=PARIS
+        confirmed, contact_id="camille.roux@example.com", shop=PARIS
     )
 
 
@@ -236,7 +236,7 @@ def test_contact_carries_the_key_of_the_universe(
     contact_key: ContactKey, contact_id: str, expected: dict[str, Any]
 ) -> None:
     request = SplioRenderer(contact_key=contact_key).order(
-        order(), key=ORDER_KEY, contact_id=contact_id, shop=PARIS
+        order(), contact_id=contact_id, shop=PARIS
     )
 
     (contact,) = prerequisites(request, PrerequisiteKind.CONTACT)
