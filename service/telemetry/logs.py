@@ -31,7 +31,7 @@ def configure_logs(
         log_format = "human" if stream.isatty() else "json"
     # No line tells these, and looking them up costs a sixth of a line ("Optimization" in the
     # logging HOWTO of Python).
-    logging._srcfile = None  # type: ignore[attr-defined]
+    logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if log_format == "json" else HumanFormatter())
