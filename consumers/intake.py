@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from consumers.brake import BrakeRule, DeadLetterBrake
 from consumers.planner import RecordPlanner
 from consumers.stopping import first_of, pause
-from service.domain.effects import EffectKey, State
+from service.domain.effects import EffectKey, Kind, State
 from service.domain.errors import LedgerUnavailableError, LogUnavailableError, WrongStateError
 from service.domain.ledger import (
     BrakeLedger,
@@ -166,6 +166,7 @@ class Intake:
         dispositions = Counter(result.disposition for result in results)
         for disposition, count in dispositions.items():
             metrics.records_consumed.labels("intake", disposition.value).inc(count)
+        kinds: Counter[Kind] = Counter()
         braked = None
         for item, result in zip(planned, results, strict=True):
             plan = item.plan
@@ -176,8 +177,8 @@ class Intake:
                 metrics.events_ignored.labels(plan.ignored.value).inc()
             elif result.disposition is Disposition.PLANNED:
                 metrics.points_elsewhere.inc(plan.points_elsewhere)
+                kinds.update(effect.kind for effect in plan.effects)
                 for effect in plan.effects:
-                    metrics.effects_planned.labels(effect.kind.value).inc()
                     if effect.state is State.REJECTED:
                         metrics.dead_letters.labels("intake", effect.reason).inc()
                         _log_set_aside(item, "record.dead_lettered", effect.reason, effect.key)
@@ -187,6 +188,8 @@ class Intake:
                 metrics.dead_letters.labels("intake", reason.value).inc()
                 _log_set_aside(item, "record.dead_lettered", reason.value)
             braked = self._brake.note(rejected=reason is Reason.PLANNING_FAILED) or braked
+        for kind, count in kinds.items():
+            metrics.effects_planned.labels(kind.value).inc(count)
         if braked is not None and self._released.is_set():
             self._braked = braked
             self._released.clear()

@@ -100,9 +100,7 @@ class SplioRenderer:
         products: dict[str, Prerequisite] = {}
         for line in lines:
             if line.product_id not in products:
-                products[line.product_id] = _product(
-                    line.product_id, line.product_name, line.unit_minor, currency
-                )
+                products[line.product_id] = _product(line, currency)
         return RenderedRequest(
             path=ORDERS_PATH,
             body="".join(parts).encode(),
@@ -160,6 +158,8 @@ class SplioRenderer:
         )
 
 
+# An order and its credit carry the same one.
+@lru_cache(maxsize=512)
 def splio_date(at: datetime, timezone: str, hours: Hours) -> str:
     """`at` in `timezone` as `YYYY-MM-DD HH:MM:SS`, the only form of date that Splio takes."""
     local = at.astimezone(_zone(timezone))
@@ -224,20 +224,14 @@ def _store(store: str) -> Prerequisite:
     )
 
 
-# A shop sells the same products over and over.
-@lru_cache(maxsize=4096)
-def _product(
-    product_id: str, product_name: str | None, unit_minor: int, currency: str
-) -> Prerequisite:
-    body = {
-        "external_id": product_id,
-        "name": product_name or product_id,
-        "price": orjson.Fragment(json_number(unit_minor, currency)),
-        "sku": product_id,
-    }
+def _product(line: _Line, currency: str) -> Prerequisite:
+    product_id = _text(line.product_id)
+    name = _text(line.product_name) if line.product_name else product_id
+    price = json_number(line.unit_minor, currency)
+    body = f'{{"external_id":{product_id},"name":{name},"price":{price},"sku":{product_id}}}'
     return Prerequisite(
         kind=PrerequisiteKind.PRODUCT,
-        name=product_id,
+        name=line.product_id,
         path=_PRODUCTS_PATH,
-        body=orjson.dumps(body),
+        body=body.encode(),
     )
