@@ -16,6 +16,10 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 _STOP_S: Final = 30.0
 
 
+class ProcessEndedError(AssertionError):
+    """The process that was waited for is over."""
+
+
 class ChildProcess:
     """
     `python -m <module> <arguments>` with nothing of this process' RELAY_ environment.
@@ -94,14 +98,16 @@ class ChildProcess:
         """
         Wait until `url` answers 200.
 
-        Raises: AssertionError with the end of the log when it ends or takes too long.
+        Raises: ProcessEndedError with the end of the log when it ends; AssertionError when it
+        takes too long.
         """
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
 
             async def answers() -> bool:
-                assert self.exit_code() is None, (
-                    f"{self._module} ended with {self.exit_code()}:\n{self.log_text()[-4000:]}"
-                )
+                if (code := self.exit_code()) is not None:
+                    raise ProcessEndedError(
+                        f"{self._module} ended with {code}:\n{self.log_text()[-4000:]}"
+                    )
                 try:
                     async with session.get(url) as response:
                         return response.status == 200

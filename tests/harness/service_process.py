@@ -1,11 +1,12 @@
 """The service as a process that can be killed at a labelled step."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from service.domain.ports import Step
-from tests.harness.child_process import ChildProcess
+from tests.harness.child_process import ChildProcess, ProcessEndedError
 from tests.harness.ports import free_port
 
 USER: Final = "scayle"
@@ -87,11 +88,8 @@ class ServiceProcess(ChildProcess):
 
     async def wait_ready_or_end(self) -> None:
         """Wait until it is ready or has killed itself before it was."""
-        try:
+        with suppress(ProcessEndedError):  # it may be started anew already
             await self.wait_ready()
-        except AssertionError:
-            if self.exit_code() is None:
-                raise
 
     def killed_at(self) -> str | None:
         """The step and count at which it killed itself last, such as `request_sent 12`."""
