@@ -23,14 +23,6 @@ _DRIFT_ALARM_S: Final = 2.0
 logger = logging.getLogger("relay.chores")
 
 
-class TrimmableLog(EventLog, Protocol):
-    """A log that this process keeps small itself."""
-
-    async def trim(self, *, limit: int) -> int:
-        """Remove at most `limit` records that are old and read; returns how many."""
-        ...
-
-
 class ChoreRunnerLedger(ChoreLedger, PlanLedger, Protocol):
     """The parts of the ledger that chores use."""
 
@@ -47,7 +39,7 @@ class Chores:
 
     def __init__(
         self,
-        log: TrimmableLog,
+        log: EventLog,
         ledger: ChoreRunnerLedger,
         *,
         observe: Callable[[], None],

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from service.domain.effects import EffectKey, Lane, Prerequisite, PrerequisiteKind, RenderedRequest
-from service.domain.records import NewRecord, Record, Stream
+from service.domain.records import NewRecord, PublicRecord, Record, Stream
 
 
 class Step(StrEnum):
@@ -101,8 +101,38 @@ class EventLog(LogWriter, Protocol):
         """Per stream, the offset that the next record will get; for lag."""
         ...
 
+    async def acknowledged(self) -> Mapping[Stream, int]:
+        """
+        How far the log was told that the ledger is (`LogReader.acknowledge`), as the log keeps it
+        over restarts; a stream that was never acknowledged is missing.
+
+        It may be behind the ledger, never before it: a ledger that is behind was put back from a
+        copy, or lost.
+        """
+        ...
+
+    async def trim(self, *, limit: int) -> int:
+        """
+        Remove at most `limit` records that are old and read; returns how many, 0 where the
+        brokers do it themselves. Raises: LogUnavailableError.
+        """
+        ...
+
     def free_bytes(self) -> int | None:
         """Room left where the log writes, None when that is not this machine's disk."""
+        ...
+
+
+class PublicLog(Protocol):
+    """Publishes to the topics of downstream services; at least once."""
+
+    async def publish(self, records: Sequence[PublicRecord]) -> None:
+        """
+        Append `records` in this order; those of one key stay in it.
+
+        When this returns all are acknowledged by the in-sync replicas. After an error any of
+        them may be there. Raises: LogUnavailableError, PermanentError (refused for good).
+        """
         ...
 
 

@@ -6,10 +6,17 @@ from enum import StrEnum
 
 
 class Topic(StrEnum):
-    """The topics of the log, before any prefix; a public contract."""
+    """The topics of the log that intake reads, before any prefix; a public contract."""
 
     ORDERS = "scayle.orders.v1"
     UNREADABLE = "scayle.unreadable.v1"
+
+
+class PublicTopic(StrEnum):
+    """The topics that downstream services read, before any prefix; a public contract."""
+
+    OUTCOMES = "loyalty.outcomes.v1"
+    DEAD_LETTERS = "loyalty.dead-letters.v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +60,13 @@ class Advance:
     stream: Stream
     from_position: int
     to_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublicRecord:
+    """A record for downstream services; `key` as in `NewRecord`."""
+
+    topic: PublicTopic
+    key: str | None
+    value: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)

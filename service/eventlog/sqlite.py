@@ -169,10 +169,17 @@ class SqliteEventLog:
     async def end_positions(self) -> Mapping[Stream, int]:
         return {state.stream: state.end for state in self._file.streams}
 
+    async def acknowledged(self) -> Mapping[Stream, int]:
+        positions: dict[Stream, int] = {}
+        for reader in self._readers:
+            for stream, position in reader.acknowledged.items():
+                positions[stream] = max(position, positions.get(stream, 0))
+        return positions
+
     def free_bytes(self) -> int | None:
         return free_bytes(self._file.path)
 
-    async def trim(self, limit: int) -> int:
+    async def trim(self, *, limit: int) -> int:
         """
         Remove up to `limit` records that are past retention and behind every reader.
 

@@ -48,7 +48,7 @@ class SqliteHarness:
 
     async def remove_old(self, log: EventLog) -> None:
         assert isinstance(log, SqliteEventLog)
-        while await log.trim(100):
+        while await log.trim(limit=100):
             pass
 
 

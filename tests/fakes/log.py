@@ -12,11 +12,11 @@ from tests.fakes.clock import FakeClock
 
 @dataclass
 class FakeLog:
-    """Implements `EventLog`, and trimming, with one partition a topic."""
+    """Implements `EventLog` with one partition a topic."""
 
     clock: FakeClock
     streams: dict[Stream, list[Record]] = field(default_factory=dict)
-    acknowledged: dict[Stream, int] = field(default_factory=dict)
+    acknowledgements: dict[Stream, int] = field(default_factory=dict)
     free: int | None = None
     trims: list[int] = field(default_factory=list)
     acknowledging_fails: int = 0
@@ -49,6 +49,9 @@ class FakeLog:
 
     async def end_positions(self) -> Mapping[Stream, int]:
         return {stream: held[-1].offset + 1 for stream, held in self.streams.items() if held}
+
+    async def acknowledged(self) -> Mapping[Stream, int]:
+        return dict(self.acknowledgements)
 
     async def trim(self, *, limit: int) -> int:
         return self.trims.pop(0) if self.trims else 0
@@ -96,7 +99,7 @@ class FakeReader:
             raise LogUnavailableError("not_writable")
         for stream, position in positions.items():
             assert position <= self.at[stream], "acknowledged before it was read"
-            self.log.acknowledged[stream] = position
+            self.log.acknowledgements[stream] = position
 
     async def close(self) -> None:
         assert not self.is_closed

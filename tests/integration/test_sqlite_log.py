@@ -250,7 +250,7 @@ async def ack_all(log: SqliteEventLog, reader: LogReader) -> None:
 
 async def trim_all(log: SqliteEventLog, *, limit: int = 100) -> int:
     total = 0
-    while removed := await log.trim(limit):
+    while removed := await log.trim(limit=limit):
         assert removed <= limit
         total += removed
     return total

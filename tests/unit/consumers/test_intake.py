@@ -133,7 +133,7 @@ async def test_records_are_planned_and_their_position_moves(bench: IntakeBench) 
         await bench.read(3)
         bench.put("d", first=3)
         await bench.read(4)
-        await until(lambda: bench.log.acknowledged == {STREAM: 4})
+        await until(lambda: bench.log.acknowledgements == {STREAM: 4})
 
     assert bench.planned() == [0, 1, 2, 3]
     assert bench.steps[:3] == [
@@ -171,7 +171,7 @@ async def test_nothing_is_offered_that_is_not_committed(bench: IntakeBench) -> N
     async with bench.running():
         await until(lambda: bench.ledger.called["record_plans"] >= 3)
 
-    assert bench.dispatcher.offered == [] and bench.log.acknowledged == {}
+    assert bench.dispatcher.offered == [] and bench.log.acknowledgements == {}
 
 
 async def test_a_failed_commit_is_tried_again_from_the_ledgers_position(
@@ -254,7 +254,7 @@ async def test_an_acknowledgement_that_fails_ends_nothing(bench: IntakeBench) ->
         await bench.read(1)
         bench.put("b", first=1)
         await bench.read(2)
-        await until(lambda: bench.log.acknowledged == {STREAM: 2})
+        await until(lambda: bench.log.acknowledgements == {STREAM: 2})
 
 
 async def test_every_disposition_is_counted(
