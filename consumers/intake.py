@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from consumers.brake import BrakeRule, DeadLetterBrake
-from consumers.planner import RecordPlanner
+from consumers.planner import RecordPlanner, set_aside
 from consumers.stopping import first_of, pause
 from service.domain.effects import EffectKey, Kind, State
-from service.domain.errors import LedgerUnavailableError, LogUnavailableError, WrongStateError
+from service.domain.errors import (
+    LedgerUnavailableError,
+    LogUnavailableError,
+    PermanentError,
+    WrongStateError,
+)
 from service.domain.ledger import (
     BrakeLedger,
     Disposition,
@@ -118,22 +123,30 @@ class Intake:
             planned.append(self._planner.plan(record))
             if number % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # webhooks are answered in between
-        advances = self._advances(records)
         self._step(Step.RECORDS_PLANNED)
+        await self._record(reader, planned, stop)
+
+    async def _record(
+        self, reader: LogReader, planned: Sequence[PlannedRecord], stop: asyncio.Event
+    ) -> bool:
+        """Whether it was written; otherwise its streams are read again from where they were."""
+        advances = self._advances([item.record for item in planned])
         try:
             results = await self._ledger.record_plans(planned, advances)
         except LedgerUnavailableError as error:
             logger.warning("records.not_recorded", extra={"reason": error.reason})
             await reader.seek({advance.stream: advance.from_position for advance in advances})
             await pause(stop, _RETRY_S)
-            return
+            return False
         except WrongStateError as error:
             # Somebody else went on in this stream: take the ledger's word for where it is.
             logger.warning("records.position_moved", extra={"reason": error.reason})
             # A stream that the ledger does not know goes on where this batch began.
             begun = {each.stream: each.from_position for each in advances}
             await reader.seek({**begun, **await self._ask_positions(list(begun))})
-            return
+            return False
+        except PermanentError as error:
+            return await self._record_apart(reader, planned, error, stop)
         self._step(Step.PLANS_COMMITTED)
         self._positions.update({each.stream: each.to_position for each in advances})
         for result in results:
@@ -145,6 +158,27 @@ class Intake:
             # Only lag displays and trimming depend on it; the next batch tells again.
             logger.warning("records.not_acknowledged", extra={"reason": error.reason})
         await self._account(planned, results, stop)
+        return True
+
+    async def _record_apart(
+        self,
+        reader: LogReader,
+        planned: Sequence[PlannedRecord],
+        error: PermanentError,
+        stop: asyncio.Event,
+    ) -> bool:
+        """One record's plan can never be written: it becomes a dead letter, the others do not."""
+        if len(planned) == 1:
+            (item,) = planned
+            if item.plan.dead_letter is Reason.PLANNING_FAILED:
+                raise error  # not even its bytes can be kept
+            return await self._record(reader, [set_aside(item.record, detail=str(error))], stop)
+        read_again: set[Stream] = set()
+        for item in planned:
+            stream = item.record.stream
+            if stream not in read_again and not await self._record(reader, [item], stop):
+                read_again.add(stream)
+        return not read_again
 
     def _advances(self, records: Sequence[Record]) -> list[Advance]:
         # A log may skip offsets, so where a stream was is the ledger's word, not the offset read.

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from producers.envelope import read_envelope
@@ -100,6 +101,18 @@ class RecordPlanner:
 
     def _plan_order(self, order: OrderConfirmed) -> Plan:
         return plan_order_confirmed(order, self._policy, self._renderer)
+
+
+def set_aside(record: Record, *, detail: str) -> PlannedRecord:
+    """A record whose plan cannot be written, as a dead letter; nothing of its content is used."""
+    return PlannedRecord(
+        record=replace(record, key=None, headers={}),
+        plan=Plan(dead_letter=Reason.PLANNING_FAILED, detail=detail),
+        event_id="",
+        event_type="",
+        received_at_ms=record.appended_at_ms,
+        traceparent=new_traceparent(),
+    )
 
 
 def _planned(record: Record, plan: Plan) -> PlannedRecord:

@@ -2,6 +2,10 @@
 
 from hypothesis import HealthCheck, settings
 
+from tests.harness.infrastructure import postgres_server, private_postgres
+
+__all__ = ["postgres_server", "private_postgres"]
+
 # The same examples in every run, and no judgement of speed: machines differ.
 settings.register_profile(
     "relay", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]

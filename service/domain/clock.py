@@ -31,11 +31,13 @@ class SteadyClock:
 
     A jump of the machine's clock (NTP step, an operator's hand) would otherwise end leases while
     their requests are under way. `drift_s` tells how far the machine's clock has moved away; a
-    restart takes it over.
+    restart takes it over. Where several processes share a ledger, the wall clock is that of the
+    ledger's server: `now_ms` is its time now.
     """
 
-    def __init__(self) -> None:
-        self._offset_ns = time.time_ns() - time.monotonic_ns()
+    def __init__(self, *, now_ms: int | None = None) -> None:
+        now_ns = time.time_ns() if now_ms is None else now_ms * 1_000_000
+        self._offset_ns = now_ns - time.monotonic_ns()
 
     def now_ms(self) -> int:
         return (time.monotonic_ns() + self._offset_ns) // 1_000_000

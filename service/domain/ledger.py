@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from service.domain.effects import EffectKey, Kind, Lane, Outcome, RenderedRequest, State
+from service.domain.notices import OutboxLedger
 from service.domain.planning import OrderFacts, Plan
 from service.domain.records import Advance, Record, Stream
 
@@ -142,7 +143,12 @@ class LookUp:
 
 
 class PlanLedger(Protocol):
-    """What intake needs. All methods raise LedgerUnavailableError when nothing was committed."""
+    """
+    What intake needs.
+
+    All methods of the ledger raise LedgerUnavailableError when nothing was committed, or when it
+    is not known: doing the same again is right in both cases.
+    """
 
     async def positions(self, streams: Sequence[Stream]) -> Mapping[Stream, int]:
         """Where intake goes on; streams never read are missing in the answer."""
@@ -163,7 +169,8 @@ class PlanLedger(Protocol):
         one are counted; unknown keys are inserted. A dead letter seen before (same reason, order
         and content) is counted, not repeated.
         Raises: WrongStateError `position_moved` when a stream is not at `from_position`
-        (somebody else went on there); nothing is written then.
+        (somebody else went on there); PermanentError `not_storable` when the database takes a
+        value of one of them in no case. Nothing is written then.
         """
         ...
 
@@ -291,6 +298,8 @@ class Tally:
     open_dead_letters: int
     unseen_credits: int
     oldest_unseen_ms: int | None
+    outbox: int = 0
+    oldest_outbox_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +328,30 @@ class ChoreLedger(Protocol):
 
     def free_bytes(self) -> int | None:
         """Room left where the ledger writes, None when that is not this machine's disk."""
+        ...
+
+
+class Duty(StrEnum):
+    """A chore that one of all processes on a ledger does."""
+
+    LOOK_UP = "look_up"
+    SEEN = "seen"
+    OUTBOX = "outbox"
+    PURGE = "purge"
+
+
+class DutyLedger(Protocol):
+    """
+    Which process does a chore. It spares work: what makes a chore safe is the ledger's own
+    compare-and-set, as a process that stood still may believe in its lease for too long.
+    """
+
+    async def hold_duty(self, duty: Duty, *, lease_s: float) -> bool:
+        """Take `duty`, or keep it, for `lease_s` from now; False while another process has it."""
+        ...
+
+    async def release_duties(self) -> None:
+        """Give all duties up, so that another process need not wait for the lease's end."""
         ...
 
 
@@ -419,7 +452,15 @@ class OperatorLedger(Protocol):
 
 
 class Ledger(
-    PlanLedger, DispatchLedger, DoubtLedger, BrakeLedger, ChoreLedger, OperatorLedger, Protocol
+    PlanLedger,
+    DispatchLedger,
+    DoubtLedger,
+    BrakeLedger,
+    ChoreLedger,
+    DutyLedger,
+    OutboxLedger,
+    OperatorLedger,
+    Protocol,
 ):
     """
     Decides which effects may be attempted. Safe for concurrent tasks and, distributed, processes.

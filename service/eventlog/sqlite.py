@@ -20,7 +20,8 @@ from service.domain.ports import PositionSource, Step, StepHook, no_step
 from service.domain.records import NewRecord, Stream, Topic
 from service.eventlog.sqlite_file import WHAT, LogFile, StreamState, offset_of
 from service.eventlog.sqlite_reader import SqliteLogReader, describe_mismatch
-from service.sqlite import GroupCommitter, QueueFullError, StorageError, connect, free_bytes
+from service.group_commit import GroupCommitter, QueueFullError, StorageError
+from service.sqlite import connect, free_bytes
 from service.telemetry.metrics import Metrics
 
 _DAY_S: Final = 86400.0

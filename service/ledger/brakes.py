@@ -1,16 +1,16 @@
 """Lanes, or intake, that stand still until a person releases them."""
 
-import sqlite3
 from typing import Final
 
 from service.domain.ledger import Brake
+from service.ledger.database import Connection
 from service.ledger.transaction import Tx
 
 # Guarantees: a brake that is set keeps its first reason and time.
 _SET: Final = (
     "INSERT INTO brakes (lane, reason, since) VALUES (?, ?, ?) ON CONFLICT (lane) DO UPDATE SET "
     "reason = excluded.reason, since = excluded.since, released_at = NULL, released_by = NULL "
-    "WHERE released_at IS NOT NULL"
+    "WHERE brakes.released_at IS NOT NULL"
 )
 _RELEASE: Final = (
     "UPDATE brakes SET released_at = ?, released_by = ? WHERE lane = ? AND released_at IS NULL"
@@ -18,7 +18,7 @@ _RELEASE: Final = (
 _READ: Final = "SELECT lane, reason, since FROM brakes WHERE released_at IS NULL ORDER BY lane"
 
 
-def read_brakes(connection: sqlite3.Connection) -> list[Brake]:
+def read_brakes(connection: Connection) -> list[Brake]:
     """What stands still."""
     return [
         Brake(lane, reason, since) for lane, reason, since in connection.execute(_READ).fetchall()

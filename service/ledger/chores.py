@@ -1,6 +1,5 @@
 """Chores: counting what is open, and removing what is past its retention in bounded bites."""
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -8,8 +7,9 @@ import orjson
 
 from service.domain.effects import SETTLED_STATES, Kind, State
 from service.domain.ledger import PurgeReport, Tally
+from service.ledger.database import Connection, KeyStatement
 from service.ledger.rows import read_standings
-from service.ledger.transaction import KeyStatement, Tx, first_id_at
+from service.ledger.transaction import Tx, first_id_at
 
 # Reads the index only and in its order; its size follows the open work. A column per kind spares
 # the sorting of `GROUP BY state, kind` (measured: a third of the time with 190,000 open).
@@ -30,6 +30,7 @@ _COUNT_UNSEEN: Final = (
     "SELECT count(*), min(settled_at) FROM effects INDEXED BY effects_unseen "
     "WHERE state = 'applied' AND kind = 'earn' AND seen_at IS NULL"
 )
+_COUNT_OUTBOX: Final = "SELECT count(*), min(at) FROM outbox"
 
 _OLD_BODIES: Final = (
     "SELECT id, effect_key FROM bodies WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
@@ -57,7 +58,7 @@ _NO_END: Final = 2**63 - 1
 Row = tuple[int, str]
 
 
-def read_tally(connection: sqlite3.Connection) -> Tally:
+def read_tally(connection: Connection) -> Tally:
     """Counts of what is open."""
     open_effects: dict[tuple[Kind, State], int] = {}
     oldest_open: dict[Kind, int] = {}
@@ -68,7 +69,16 @@ def read_tally(connection: sqlite3.Connection) -> Tally:
                 oldest_open[kind] = min(oldest, oldest_open.get(kind, oldest))
     (open_dead_letters,) = connection.execute(_COUNT_OPEN_DEAD_LETTERS).fetchone()
     unseen, oldest_unseen = connection.execute(_COUNT_UNSEEN).fetchone()
-    return Tally(open_effects, oldest_open, open_dead_letters, unseen, oldest_unseen)
+    outbox, oldest_outbox = connection.execute(_COUNT_OUTBOX).fetchone()
+    return Tally(
+        open_effects,
+        oldest_open,
+        open_dead_letters,
+        unseen,
+        oldest_unseen,
+        outbox,
+        oldest_outbox,
+    )
 
 
 class Purge:

@@ -7,7 +7,9 @@ from typing import Any, Final
 from service.domain.effects import EffectKey, Kind, Outcome, State
 from service.domain.errors import NotFoundError, RelayError
 from service.domain.ledger import Claim, ReadyEffect, Settlement, SettleResult
+from service.ledger.database import KeyStatement
 from service.ledger.dead_letters import set_effect_aside
+from service.ledger.outbox import note_outcomes
 from service.ledger.rows import (
     AttemptNote,
     Standing,
@@ -17,7 +19,7 @@ from service.ledger.rows import (
     release_followers,
     void_followers,
 )
-from service.ledger.transaction import KeyStatement, Tx
+from service.ledger.transaction import Tx
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,8 @@ _WAKE_UP: Final = (
 )
 # Guarantees: False for an effect that moved meanwhile.
 _MAKE_DUE: Final = (
-    "UPDATE effects SET due_at = min(due_at, ?), rounds = rounds + 1 "
-    "WHERE effect_key = ? AND state = 'due' AND attempt = ?"
+    "UPDATE effects SET due_at = CASE WHEN due_at > ?1 THEN ?1 ELSE due_at END, "
+    "rounds = rounds + 1 WHERE effect_key = ?2 AND state = 'due' AND attempt = ?3"
 )
 
 
@@ -178,6 +180,7 @@ def _write_distinct(
     results: list[SettleResult | RelayError] = []
     applied: dict[int, list[str]] = {}
     released: list[str] = []
+    rejected: list[str] = []
     notes: list[AttemptNote] = []
     for request in requests:
         claim, settlement = request.claim, request.settlement
@@ -197,6 +200,8 @@ def _write_distinct(
         is_success = settlement.outcome in {Outcome.APPLIED, Outcome.DUPLICATE}
         if is_new and is_success and result in {SettleResult.SETTLED, SettleResult.LATE}:
             released.append(standing.key)
+        if holds_claim and settlement.outcome is Outcome.REJECTED:
+            rejected.append(standing.key)
         if is_new:
             notes.append(
                 AttemptNote(
@@ -215,6 +220,7 @@ def _write_distinct(
         _require(_APPLY.changed(tx.connection, keys, tx.now_ms, attempt), len(keys))
     release_followers(tx, released)
     note_attempts(tx, notes)
+    note_outcomes(tx, released + rejected)
     return results
 
 

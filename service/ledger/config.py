@@ -16,7 +16,8 @@ class LedgerConfig:
     `owner` names this process instance: claims of any other are in doubt when the file is opened.
 
     `tenant`, `points_from` and `universe` are written to a new ledger and compared with an
-    existing one; None compares nothing. `visible_after_s`: how long Splio may take to show an
+    existing one; None compares nothing. `publishes_notices`: downstream services are told of
+    outcomes and dead letters. `visible_after_s`: how long Splio may take to show an
     effect of each kind. Bodies, records, attempts and dead letters live `retention_s`.
     """
 
@@ -25,6 +26,7 @@ class LedgerConfig:
     visible_after_s: Mapping[Kind, float]
     points_from: PointsFrom | None = None
     universe: str | None = None
+    publishes_notices: bool = False
     retention_s: float = 30 * _DAY_S
     orders_retention_s: float = 400 * _DAY_S
 

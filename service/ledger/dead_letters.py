@@ -1,7 +1,6 @@
 """Dead letters: set aside once, counted when seen again, replayed or dismissed by a person."""
 
 import hashlib
-import sqlite3
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -10,13 +9,26 @@ import orjson
 from service.domain.effects import EffectKey
 from service.domain.errors import NotFoundError, WrongStateError
 from service.domain.ledger import DeadLetter, Page, PlannedRecord
+from service.ledger.database import BYTES, INTEGER, TEXT, Connection, RowInsert, mappings
+from service.ledger.outbox import note_dead_letter
 from service.ledger.transaction import Tx
 
 EVENT_KIND: Final = "event"
 
-_INSERT_RECORD: Final = (
-    'INSERT INTO records (id, topic, "partition", "offset", key, headers, value, appended_at, '
-    "event_type, effect_keys) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+INSERT_RECORDS: Final = RowInsert(
+    "records",
+    {
+        "id": INTEGER,
+        "topic": TEXT,
+        "partition": INTEGER,
+        "offset": INTEGER,
+        "key": TEXT,
+        "headers": TEXT,
+        "value": BYTES,
+        "appended_at": INTEGER,
+        "event_type": TEXT,
+        "effect_keys": TEXT,
+    },
 )
 # Guarantees: one dead letter per dedupe key (UNIQUE); a repeat is found before it is inserted.
 _COUNT_AGAIN: Final = (
@@ -59,7 +71,8 @@ def record_row(record_id: int, planned: PlannedRecord) -> tuple[Any, ...]:
         record.stream.topic.value,
         record.stream.partition,
         record.offset,
-        record.key,
+        # PostgreSQL keeps no NUL in text; only a foreign producer writes one.
+        None if record.key is None else record.key.replace("\0", "\ufffd"),
         orjson.dumps(dict(record.headers)).decode(),
         record.value,
         record.appended_at_ms,
@@ -71,7 +84,7 @@ def record_row(record_id: int, planned: PlannedRecord) -> tuple[Any, ...]:
 def insert_record(tx: Tx, planned: PlannedRecord) -> int:
     """Keep the record for a replay; returns its id."""
     record_id = tx.id()
-    tx.connection.execute(_INSERT_RECORD, record_row(record_id, planned))
+    INSERT_RECORDS.run(tx.connection, [record_row(record_id, planned)])
     return record_id
 
 
@@ -101,16 +114,18 @@ def set_record_aside(
             tx.now_ms,
         ),
     )
+    note_dead_letter(tx, dedupe_key)
     return True
 
 
 def set_effect_aside(tx: Tx, key: EffectKey, *, reason: str, detail: str) -> None:
     """Make a dead letter of a rejected effect; its record is referenced, not copied."""
+    # An effect is rejected once per life, so there is nothing to compare.
+    dedupe_key = f"effect:{tx.id()}"
     tx.connection.execute(
-        _INSERT_OF_EFFECT,
-        # An effect is rejected once per life, so there is nothing to compare.
-        (f"effect:{tx.id()}", reason, detail, tx.now_ms, tx.now_ms, key),
+        _INSERT_OF_EFFECT, (dedupe_key, reason, detail, tx.now_ms, tx.now_ms, key)
     )
+    note_dead_letter(tx, dedupe_key)
 
 
 def record_id_of(tx: Tx, dead_letter_id: int) -> int:
@@ -130,13 +145,13 @@ def mark_dismissed(tx: Tx, dead_letter_id: int, *, by: str) -> None:
     _close(tx, _MARK_DISMISSED, dead_letter_id, by)
 
 
-def read_dead_letter(connection: sqlite3.Connection, dead_letter_id: int) -> DeadLetter:
+def read_dead_letter(connection: Connection, dead_letter_id: int) -> DeadLetter:
     """Raises: NotFoundError."""
     cursor = connection.execute(_READ_ONE, (dead_letter_id,))
-    values = cursor.fetchone()
-    if values is None:
+    found = mappings(cursor)
+    if not found:
         raise NotFoundError("no_such_dead_letter", str(dead_letter_id))
-    row = _mapping(cursor, values)
+    row = found[0]
     return DeadLetter(
         id=row["id"],
         kind=row["kind"],
@@ -159,7 +174,7 @@ def read_dead_letter(connection: sqlite3.Connection, dead_letter_id: int) -> Dea
 
 
 def list_dead_letters(
-    connection: sqlite3.Connection,
+    connection: Connection,
     *,
     reason: str | None,
     since_ms: int | None,
@@ -185,17 +200,17 @@ def list_dead_letters(
         f"SELECT {_COLUMNS} {_FROM} WHERE {' AND '.join(conditions)} ORDER BY d.id LIMIT ?",
         (*parameters, limit + 1),
     )
-    rows = cursor.fetchall()
-    items = [_mapping(cursor, row) for row in rows[:limit]]
+    rows = mappings(cursor)
+    items = rows[:limit]
     return Page(items, str(items[-1]["id"]) if items and len(rows) > limit else None)
 
 
-def dead_letters_of_order(connection: sqlite3.Connection, order_id: str) -> list[Mapping[str, Any]]:
+def dead_letters_of_order(connection: Connection, order_id: str) -> list[Mapping[str, Any]]:
     """An order's dead letters without their bytes, oldest first."""
     cursor = connection.execute(
         f"SELECT {_COLUMNS} {_FROM} WHERE d.order_key = ? ORDER BY d.id", (order_id,)
     )
-    return [_mapping(cursor, row) for row in cursor.fetchall()]
+    return list(mappings(cursor))
 
 
 def _close(tx: Tx, text: str, dead_letter_id: int, by: str) -> None:
@@ -231,7 +246,3 @@ def _payload(value: bytes) -> bytes:
     if isinstance(envelope, dict) and envelope.get("payload"):
         return orjson.dumps(envelope["payload"], option=orjson.OPT_SORT_KEYS)
     return value
-
-
-def _mapping(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
-    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}

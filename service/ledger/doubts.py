@@ -1,6 +1,5 @@
 """Effects in doubt: leases that ran out, look-ups and what they showed, credits seen at Splio."""
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -8,7 +7,9 @@ from service.domain.effects import EffectKey, Kind, State
 from service.domain.errors import WrongStateError
 from service.domain.ledger import Doubt, LookUp, LookUpVerdict
 from service.ledger.claims import absence_counts_from
+from service.ledger.database import Connection, KeyStatement
 from service.ledger.dead_letters import set_effect_aside
+from service.ledger.outbox import note_outcomes
 from service.ledger.rows import (
     READY_COLUMNS,
     READY_WIDTH,
@@ -21,7 +22,7 @@ from service.ledger.rows import (
     release_followers,
     void_followers,
 )
-from service.ledger.transaction import KeyStatement, Tx
+from service.ledger.transaction import Tx
 
 _READ_LEASES: Final = (
     "SELECT effect_key FROM effects INDEXED BY effects_unfinished "
@@ -126,6 +127,8 @@ def write_look_up(tx: Tx, doubt: Doubt, look_up: LookUp) -> State | None:
         )
     guard = (key, doubt.attempt)
     state = _move(tx, standing, look_up, guard, counts_from)
+    if state in {State.APPLIED, State.REJECTED}:
+        note_outcomes(tx, [key])
     if verdict is not LookUpVerdict.UNKNOWN:
         note_attempts(
             tx,
@@ -154,19 +157,19 @@ def mark_seen(tx: Tx, keys: Sequence[str], cursor: str | None) -> int:
     return changed
 
 
-def read_cursor(connection: sqlite3.Connection) -> str | None:
+def read_cursor(connection: Connection) -> str | None:
     """Where the slow reader goes on."""
     row = connection.execute(_READ_CURSOR, (_CURSOR,)).fetchone()
     return row[0] if row else None
 
 
-def read_due_doubts(connection: sqlite3.Connection, now_ms: int, limit: int) -> list[Doubt]:
+def read_due_doubts(connection: Connection, now_ms: int, limit: int) -> list[Doubt]:
     """Effects in doubt whose look-up is due, the longest due first."""
     rows = connection.execute(_READ_DUE_DOUBTS, (now_ms, limit)).fetchall()
     return [_doubt(row) for row in rows]
 
 
-def read_doubt(connection: sqlite3.Connection, key: EffectKey) -> Doubt | None:
+def read_doubt(connection: Connection, key: EffectKey) -> Doubt | None:
     """The effect if it is in doubt."""
     row = connection.execute(_READ_DOUBT, (key,)).fetchone()
     return _doubt(row) if row else None
@@ -191,6 +194,10 @@ def _expire(tx: Tx, query: str, parameter: int | str, reason: str) -> int:
             return expired
         notes = []
         for standing in read_standings(tx, keys).values():
+            if standing.state != State.ATTEMPTING or (
+                query is _READ_EXPIRED and (standing.lease_until or 0) > tx.now_ms
+            ):
+                continue  # settled, or claimed again, before it was locked here
             counts_from = absence_counts_from(tx, standing.kind, standing.lease_until)
             change_one(
                 tx.connection,
@@ -208,7 +215,7 @@ def _expire(tx: Tx, query: str, parameter: int | str, reason: str) -> int:
                 )
             )
         note_attempts(tx, notes)
-        expired += len(keys)
+        expired += len(notes)
 
 
 def _move(

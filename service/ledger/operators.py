@@ -1,13 +1,14 @@
 """What operators see and change: effects, an order's timeline, release and reject."""
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from service.domain.effects import EffectKey, Kind, State, effect_key
 from service.domain.errors import NotFoundError, WrongStateError
 from service.domain.ledger import Page
+from service.ledger.database import Connection, mappings
 from service.ledger.dead_letters import dead_letters_of_order, set_effect_aside
+from service.ledger.outbox import note_outcomes
 from service.ledger.rows import (
     AttemptNote,
     change_one,
@@ -53,7 +54,7 @@ _REJECT: Final = (
 
 
 def list_effects(
-    connection: sqlite3.Connection,
+    connection: Connection,
     tenant: str,
     *,
     states: Sequence[State],
@@ -94,24 +95,24 @@ def list_effects(
         "ORDER BY effect_key LIMIT ?",
         (*parameters, limit + 1),
     )
-    return _page(_mappings(cursor), limit)
+    return _page(mappings(cursor), limit)
 
 
-def show_effect(connection: sqlite3.Connection, key: EffectKey) -> Mapping[str, Any]:
+def show_effect(connection: Connection, key: EffectKey) -> Mapping[str, Any]:
     """One effect with its audit trail. Raises: NotFoundError."""
-    rows = _mappings(connection.execute(_READ_EFFECT, (key,)))
+    rows = mappings(connection.execute(_READ_EFFECT, (key,)))
     if not rows:
         raise NotFoundError("no_such_effect", key)
     return {**rows[0], "attempts": _attempts(connection, key)}
 
 
-def show_order(connection: sqlite3.Connection, tenant: str, order_id: str) -> Mapping[str, Any]:
+def show_order(connection: Connection, tenant: str, order_id: str) -> Mapping[str, Any]:
     """An order's effects with their attempts and its dead letters. Raises: NotFoundError."""
     effects = _effects_of_order(connection, tenant, order_id)
     dead_letters = dead_letters_of_order(connection, order_id)
     if not effects and not dead_letters:
         raise NotFoundError("no_such_order", order_id)
-    facts = _mappings(connection.execute(_READ_FACTS, (order_id,)))
+    facts = mappings(connection.execute(_READ_FACTS, (order_id,)))
     return {
         "order_id": order_id,
         "facts": facts[0] if facts else None,
@@ -141,6 +142,7 @@ def release(tx: Tx, key: EffectKey, *, by: str) -> None:
     guard = (key, standing.state, standing.attempt)
     change_one(tx.connection, _RELEASE, (state.value, tx.now_ms, settled_at, *guard))
     if state is State.VOID:
+        note_outcomes(tx, [key])
         void_followers(tx, [key])
     note_attempts(
         tx, [AttemptNote(standing.id, standing.attempt, None, "released", state.value, by=by)]
@@ -157,6 +159,7 @@ def reject(tx: Tx, key: EffectKey, *, by: str) -> None:
     change_one(tx.connection, _REJECT, (tx.now_ms, *guard))
     detail = f"was {standing.state}" + (f": {reason}" if reason else "")
     set_effect_aside(tx, key, reason="by_operator", detail=detail)
+    note_outcomes(tx, [key])
     void_followers(tx, [key])
     note_attempts(
         tx,
@@ -175,9 +178,7 @@ def reject(tx: Tx, key: EffectKey, *, by: str) -> None:
     )
 
 
-def _effects_of_order(
-    connection: sqlite3.Connection, tenant: str, order_id: str
-) -> list[dict[str, Any]]:
+def _effects_of_order(connection: Connection, tenant: str, order_id: str) -> list[dict[str, Any]]:
     """
     By the form of the keys, `tenant:kind:order` and `tenant:kind:order:…`, which spares an index.
 
@@ -190,7 +191,7 @@ def _effects_of_order(
         cursor = connection.execute(
             _READ_OF_ORDER, (key, order_id, prefix, _end_of(prefix), order_id)
         )
-        found += _mappings(cursor)
+        found += mappings(cursor)
     return sorted(found, key=lambda row: row["effect_key"])
 
 
@@ -199,15 +200,10 @@ def _end_of(prefix: str) -> str:
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
-def _attempts(connection: sqlite3.Connection, key: str) -> list[dict[str, Any]]:
-    return _mappings(connection.execute(_READ_ATTEMPTS, (key,)))
+def _attempts(connection: Connection, key: str) -> list[dict[str, Any]]:
+    return mappings(connection.execute(_READ_ATTEMPTS, (key,)))
 
 
 def _page(rows: list[dict[str, Any]], limit: int) -> Page:
     items = rows[:limit]
     return Page(items, items[-1]["effect_key"] if items and len(rows) > limit else None)
-
-
-def _mappings(cursor: sqlite3.Cursor) -> list[dict[str, Any]]:
-    names = [column[0] for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -11,7 +11,14 @@ from service.domain.errors import WrongStateError
 from service.domain.ledger import Disposition, PlannedRecord, PlanResult, ReadyEffect
 from service.domain.planning import OrderFacts, PlannedEffect, Reason
 from service.domain.records import Advance
-from service.ledger.dead_letters import record_row, set_effect_aside, set_record_aside
+from service.ledger.database import INTEGER, TEXT, KeyStatement, Query, RowInsert
+from service.ledger.dead_letters import (
+    INSERT_RECORDS,
+    record_row,
+    set_effect_aside,
+    set_record_aside,
+)
+from service.ledger.outbox import note_outcomes
 from service.ledger.rows import (
     INSERT_BODIES,
     INSERT_EFFECTS,
@@ -20,11 +27,13 @@ from service.ledger.rows import (
     follower_state,
     void_followers,
 )
-from service.ledger.transaction import KeyStatement, RowInsert, Tx
+from service.ledger.transaction import ConcurrentChangeError, Tx
 
-# Guarantees: nothing; read before the first write of a plan, in the same transaction.
-_READ_POSITIONS: Final = (
-    'SELECT json_group_array(json_array(topic, "partition", position)) FROM positions'
+# Guarantees: nobody else moves these before the transaction ends.
+_READ_POSITIONS: Final = Query(
+    ("topic", '"partition"', "position"),
+    "FROM positions WHERE topic || '/' || \"partition\" IN (:keys)",
+    locked='topic, "partition"',
 )
 # Guarantees: a position moves only from where the reader says it was.
 _MOVE_POSITION: Final = (
@@ -32,32 +41,27 @@ _MOVE_POSITION: Final = (
     'ON CONFLICT (topic, "partition") DO UPDATE SET position = excluded.position, '
     "updated_at = excluded.updated_at WHERE positions.position = ?"
 )
-_READ_KNOWN: Final = KeyStatement(
-    "SELECT json_group_array(json_array(effect_key, fingerprint, state)) FROM effects "
-    "WHERE effect_key IN (:keys)"
+# Guarantees: an effect that another waits for is not settled unseen before that one is written.
+_READ_KNOWN: Final = Query(
+    ("effect_key", "fingerprint", "state"),
+    "FROM effects WHERE effect_key IN (:keys)",
+    locked="effect_key",
 )
 _COUNT_DUPLICATES: Final = KeyStatement(
     "UPDATE effects SET duplicates_seen = duplicates_seen + ? WHERE effect_key IN (:keys)"
 )
-_INSERT_RECORDS: Final = RowInsert(
-    "records",
-    (
-        "id",
-        "topic",
-        "partition",
-        "offset",
-        "key",
-        "headers",
-        "value",
-        "appended_at",
-        "event_type",
-        "effect_keys",
-    ),
-)
 # Guarantees: what was first known of an order stands.
 _INSERT_ORDERS: Final = RowInsert(
     "orders",
-    ("id", "order_key", "card", "points", "points_from", "currency", "items"),
+    {
+        "id": INTEGER,
+        "order_key": TEXT,
+        "card": TEXT,
+        "points": INTEGER,
+        "points_from": TEXT,
+        "currency": TEXT,
+        "items": TEXT,
+    },
     conflict="ON CONFLICT (order_key) DO NOTHING",
 )
 
@@ -77,7 +81,7 @@ class PlanRows:
 
     def write(self, tx: Tx) -> None:
         connection = tx.connection
-        _INSERT_RECORDS.run(connection, self.records)
+        INSERT_RECORDS.run(connection, self.records)
         INSERT_BODIES.run(connection, self.bodies)
         INSERT_EFFECTS.run(connection, self.effects)
         _INSERT_ORDERS.run(connection, self.orders)
@@ -88,6 +92,7 @@ class PlanRows:
             _COUNT_DUPLICATES.changed(connection, keys, count)
         for rejected, reason, detail in self.rejected:
             set_effect_aside(tx, rejected, reason=reason, detail=detail)
+        note_outcomes(tx, self.hopeless)
         void_followers(tx, self.hopeless)
 
 
@@ -117,7 +122,7 @@ def read_known(tx: Tx, keys: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Fingerprint and state of those of these effects that are known."""
     return {
         key: (fingerprint, state)
-        for key, fingerprint, state in _READ_KNOWN.rows(tx.connection, keys)
+        for key, fingerprint, state in _READ_KNOWN.rows_for(tx.connection, keys)
     }
 
 
@@ -275,8 +280,9 @@ def _plan_one(
 
 
 def _check_positions(tx: Tx, advances: Sequence[Advance]) -> None:
-    (text,) = tx.connection.execute(_READ_POSITIONS).fetchone()
-    positions = {(topic, number): position for topic, number, position in orjson.loads(text)}
+    wanted = [f"{each.stream.topic.value}/{each.stream.partition}" for each in advances]
+    rows = _READ_POSITIONS.rows_for(tx.connection, wanted)
+    positions = {(topic, number): position for topic, number, position in rows}
     for advance in advances:
         stream = advance.stream
         position = positions.get((stream.topic, stream.partition))
@@ -301,4 +307,5 @@ def _move(tx: Tx, advance: Advance) -> None:
         ),
     ).rowcount
     if changed != 1:
-        raise RuntimeError("a position moved inside the transaction that read it")
+        # Only where no row was there to be locked: another process wrote the stream's first.
+        raise ConcurrentChangeError

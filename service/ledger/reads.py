@@ -1,6 +1,5 @@
 """What intake and the dispatcher read: positions, order facts, effects that are ready."""
 
-import sqlite3
 from collections.abc import Collection, Sequence
 from typing import Final
 
@@ -10,8 +9,8 @@ from service.domain.effects import EffectKey, Lane
 from service.domain.ledger import ReadyEffect
 from service.domain.planning import OrderFacts, PointsFrom
 from service.domain.records import Stream, Topic
+from service.ledger.database import Connection, KeyStatement, Query
 from service.ledger.rows import READY_COLUMNS, ready_effect
-from service.ledger.transaction import KeyStatement
 
 _READ_POSITIONS: Final = 'SELECT topic, "partition", position FROM positions'
 _READ_FACTS: Final = KeyStatement(
@@ -19,11 +18,11 @@ _READ_FACTS: Final = KeyStatement(
     "WHERE order_key IN (:keys)"
 )
 # Guarantees: nothing; the claim decides.
-_READ_READY_KEYS: Final = (
-    "SELECT json_group_array(effect_key) FROM ("
-    "SELECT effect_key FROM effects INDEXED BY effects_unfinished "
+_READ_READY_KEYS: Final = Query(
+    ["effect_key"],
+    "FROM effects INDEXED BY effects_unfinished "
     "WHERE state <> 'applied' AND state = 'due' AND lane = ? AND due_at < ? "
-    "ORDER BY due_at LIMIT ?)"
+    "ORDER BY due_at LIMIT ?",
 )
 _READ_READY: Final = KeyStatement(
     f"SELECT {READY_COLUMNS} FROM effects AS e CROSS JOIN bodies AS b ON b.id = e.body_id "
@@ -31,7 +30,7 @@ _READ_READY: Final = KeyStatement(
 )
 
 
-def read_positions(connection: sqlite3.Connection) -> dict[Stream, int]:
+def read_positions(connection: Connection) -> dict[Stream, int]:
     """All positions."""
     return {
         Stream(Topic(topic), number): position
@@ -39,9 +38,7 @@ def read_positions(connection: sqlite3.Connection) -> dict[Stream, int]:
     }
 
 
-def read_order_facts(
-    connection: sqlite3.Connection, order_keys: Sequence[str]
-) -> dict[str, OrderFacts]:
+def read_order_facts(connection: Connection, order_keys: Sequence[str]) -> dict[str, OrderFacts]:
     """Facts of the known ones of these orders."""
     return {
         order_key: OrderFacts(
@@ -59,7 +56,7 @@ def read_order_facts(
 
 
 def read_ready(
-    connection: sqlite3.Connection,
+    connection: Connection,
     *,
     lane: Lane,
     limit: int,
@@ -68,9 +65,7 @@ def read_ready(
 ) -> list[ReadyEffect]:
     """Effects of `lane` that became due before that time; see the port."""
     # The keys come out of the index alone; only what is wanted is read from the tables.
-    (text,) = connection.execute(
-        _READ_READY_KEYS, (lane.value, due_before_ms, limit + len(excluding))
-    ).fetchone()
-    keys = [key for key in orjson.loads(text) if key not in excluding][:limit]
+    rows = _READ_READY_KEYS.rows(connection, lane.value, due_before_ms, limit + len(excluding))
+    keys = [key for (key,) in rows if key not in excluding][:limit]
     found = {row[1]: row for row in _READ_READY.raw_rows(connection, keys)}
     return [ready_effect(found[key]) for key in keys if key in found]

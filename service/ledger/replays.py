@@ -15,6 +15,7 @@ from service.ledger.dead_letters import (
     read_dead_letter,
     record_id_of,
 )
+from service.ledger.outbox import note_outcomes
 from service.ledger.plans import (
     PlanRows,
     conflicting_keys,
@@ -156,6 +157,8 @@ def _begin_again(
         ),
     )
     tx.connection.execute(_DELETE_BODY, (standing.body_id,))
+    if state is State.VOID:
+        note_outcomes(tx, [standing.key])
     note_attempts(
         tx,
         [AttemptNote(standing.id, standing.attempt, None, "replayed", state.value, by=by)],

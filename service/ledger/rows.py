@@ -1,6 +1,5 @@
 """How effects, requests and attempts stand in the tables."""
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +16,9 @@ from service.domain.effects import (
 )
 from service.domain.errors import NotFoundError
 from service.domain.ledger import ReadyEffect
-from service.ledger.transaction import KeyStatement, RowInsert, Tx
+from service.ledger.database import BYTES, INTEGER, TEXT, Connection, KeyStatement, Query, RowInsert
+from service.ledger.outbox import note_outcomes
+from service.ledger.transaction import Tx
 
 MAX_INTEGER: Final = 2**63 - 1
 
@@ -41,17 +42,17 @@ class Standing(NamedTuple):
     body_id: int | None
 
 
-# Guarantees: what it reads cannot change before the transaction ends; there is one writer.
-_READ_STANDINGS: Final = KeyStatement(
-    "SELECT json_group_array(json_array("
-    + ", ".join("effect_key" if name == "key" else name for name in Standing._fields)
-    + ")) FROM effects WHERE effect_key IN (:keys)"
+# Guarantees: what it reads cannot change before the transaction ends.
+_READ_STANDINGS: Final = Query(
+    ["effect_key" if name == "key" else name for name in Standing._fields],
+    "FROM effects WHERE effect_key IN (:keys)",
+    locked="effect_key",
 )
 
 
 def read_standings(tx: Tx, keys: Sequence[str]) -> dict[str, Standing]:
     """Where these effects stand; unknown keys are missing."""
-    rows = _READ_STANDINGS.rows(tx.connection, keys)
+    rows = _READ_STANDINGS.rows_for(tx.connection, keys)
     return {row[1]: Standing._make(row) for row in rows}
 
 
@@ -116,45 +117,53 @@ def decode_prerequisites(text: str | None) -> tuple[Prerequisite, ...]:
 # Guarantees: a key that exists already fails the statement (UNIQUE), never overwrites.
 INSERT_EFFECTS: Final = RowInsert(
     "effects",
-    (
-        "effect_key",
-        "kind",
-        "lane",
-        "order_key",
-        "after",
-        "fingerprint",
-        "state",
-        "due_at",
-        "reason",
-        "event_id",
-        "traceparent",
-        "points",
-        "received_at",
-        "created_at",
-        "settled_at",
-        "body_id",
-        "record_id",
-    ),
+    {
+        "effect_key": TEXT,
+        "kind": TEXT,
+        "lane": TEXT,
+        "order_key": TEXT,
+        "after": TEXT,
+        "fingerprint": TEXT,
+        "state": TEXT,
+        "due_at": INTEGER,
+        "reason": TEXT,
+        "event_id": TEXT,
+        "traceparent": TEXT,
+        "points": INTEGER,
+        "received_at": INTEGER,
+        "created_at": INTEGER,
+        "settled_at": INTEGER,
+        "body_id": INTEGER,
+        "record_id": INTEGER,
+    },
 )
 # Guarantees: bodies are only ever appended.
 INSERT_BODIES: Final = RowInsert(
-    "bodies", ("id", "effect_key", "path", "body", "idempotency_key", "prerequisites")
+    "bodies",
+    {
+        "id": INTEGER,
+        "effect_key": TEXT,
+        "path": TEXT,
+        "body": BYTES,
+        "idempotency_key": TEXT,
+        "prerequisites": TEXT,
+    },
 )
 _INSERT_ATTEMPTS: Final = RowInsert(
     "attempts",
-    (
-        "id",
-        "effect_id",
-        "attempt",
-        "started_at",
-        "ended_at",
-        "outcome",
-        "result",
-        "reason",
-        "status",
-        "detail",
-        "by",
-    ),
+    {
+        "id": INTEGER,
+        "effect_id": INTEGER,
+        "attempt": INTEGER,
+        "started_at": INTEGER,
+        "ended_at": INTEGER,
+        "outcome": TEXT,
+        "result": TEXT,
+        "reason": TEXT,
+        "status": INTEGER,
+        "detail": TEXT,
+        "by": TEXT,
+    },
 )
 
 
@@ -218,6 +227,7 @@ def void_followers(tx: Tx, keys: Sequence[str]) -> None:
     while waited_for:
         rows = _VOID_FOLLOWERS.raw_rows(tx.connection, waited_for, tx.now_ms)
         waited_for = [row[0] for row in rows]
+        note_outcomes(tx, waited_for)
 
 
 def follower_state(tx: Tx, predecessor: str | None) -> State:
@@ -230,12 +240,12 @@ def follower_state(tx: Tx, predecessor: str | None) -> State:
     return State.BLOCKED
 
 
-def change_one(connection: sqlite3.Connection, text: str, parameters: Sequence[Any]) -> None:
+def change_one(connection: Connection, text: str, parameters: Sequence[Any]) -> None:
     """
     Run a guarded UPDATE whose guard is known to hold.
 
-    Raises: RuntimeError when it changed no row, which only a bug can cause; the transaction is
-    rolled back by it.
+    Raises: RuntimeError when it changed no row, which only a bug can cause, as the row was read
+    in the same transaction; the transaction is rolled back by it.
     """
     if connection.execute(text, parameters).rowcount != 1:
         raise RuntimeError(f"the guard of a transition did not hold: {text}")

@@ -1,37 +1,35 @@
-"""One transaction of the ledger's writer, with statements that take many rows at once.
+"""One transaction of the ledger's writer: its time, its ids and what the writer remembers."""
 
-Every step of a `sqlite3` statement gives up Python's global lock and has to win it back from a
-busy event loop. So what is hot runs a number of statements that does not grow with the batch:
-rows go in by the dozen and come out as one JSON text.
-"""
-
-import sqlite3
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from service.ledger.config import LedgerConfig
+from service.ledger.database import Connection
 
-# Ids are milliseconds since the epoch in the upper bits and a counter in the lower ones.
+# Ids are milliseconds since the epoch in the upper bits, then who made them, then a counter.
 _ID_SHIFT: Final = 20
-# Rows or keys in one statement; sizes are powers of two, so that few texts are ever prepared.
-_MOST_AT_ONCE: Final = 128
-_SIZES: Final = tuple(1 << n for n in range(_MOST_AT_ONCE.bit_length() - 1, -1, -1))
+NODE_SHIFT: Final = 11
+NODES: Final = 1 << (_ID_SHIFT - NODE_SHIFT)  # writers that may be connected at once
+_COUNTER_MASK: Final = (1 << NODE_SHIFT) - 1
+
+
+class ConcurrentChangeError(Exception):
+    """Another process committed in between: the transaction is carried out again."""
 
 
 @dataclass(slots=True)
 class WriterMemory:
     """
-    What the writer knows without asking the file; only its thread uses it.
+    What the writer knows without asking the database; only its thread uses it.
 
-    `has_followers` may be true when no effect waits for another any more, never the reverse.
+    `has_followers` may be true when no effect waits for another any more, never the reverse; with
+    other writers on the same database it is always true. `node` tells the writers that are
+    connected at the same time apart, None where there is one.
     """
 
     last_id: int
     has_followers: bool
+    node: int | None = None
 
 
 def first_id_at(time_ms: int) -> int:
@@ -43,91 +41,21 @@ def first_id_at(time_ms: int) -> int:
 class Tx:
     """The open transaction of the writer; `now_ms` is the same for all that it writes."""
 
-    connection: sqlite3.Connection
+    connection: Connection
     now_ms: int
     memory: WriterMemory
     config: LedgerConfig
 
     def id(self) -> int:
-        """A new id: greater than all before, and telling its time."""
-        last = self.memory.last_id = max(self.memory.last_id + 1, self.now_ms << _ID_SHIFT)
+        """A new id: greater than all before of this writer, and telling its time."""
+        memory = self.memory
+        if memory.node is None:
+            last = memory.last_id = max(memory.last_id + 1, self.now_ms << _ID_SHIFT)
+            return last
+        first = (self.now_ms << _ID_SHIFT) | (memory.node << NODE_SHIFT)
+        following = memory.last_id + 1
+        if following & _COUNTER_MASK == 0:
+            # This millisecond's numbers are used up; the next one's are borrowed.
+            following += (1 << _ID_SHIFT) - (1 << NODE_SHIFT)
+        last = memory.last_id = max(following, first)
         return last
-
-
-class RowInsert:
-    """
-    An INSERT of any number of rows in few statements.
-
-    The list of rows is filled up with NULL and rows without a first column are left out.
-    """
-
-    def __init__(self, table: str, columns: Sequence[str], *, conflict: str = "") -> None:
-        row = f"({', '.join('?' * len(columns))})"
-        names = ", ".join(f'"{column}"' for column in columns)
-        self._width = len(columns)
-        self._texts = {
-            size: f"INSERT INTO {table} ({names}) SELECT * FROM (VALUES {', '.join([row] * size)}) "
-            f"WHERE column1 IS NOT NULL {conflict}"
-            for size in _SIZES
-        }
-
-    def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        for start in range(0, len(rows), _MOST_AT_ONCE):
-            chunk = rows[start : start + _MOST_AT_ONCE]
-            size = _size_for(len(chunk))
-            values = list(chain.from_iterable(chunk))
-            values += [None] * (self._width * (size - len(chunk)))
-            connection.execute(self._texts[size], values)
-
-
-class KeyStatement:
-    """
-    A statement with `IN (:keys)` as its last parameters, run for any number of keys.
-
-    The list is filled up with NULL, which equals nothing.
-    """
-
-    def __init__(self, text: str) -> None:
-        assert text.count(":keys") == 1
-        self._texts = {size: text.replace(":keys", ", ".join("?" * size)) for size in _SIZES}
-
-    def changed(
-        self, connection: sqlite3.Connection, keys: Sequence[str | int], *parameters: Any
-    ) -> int:
-        """Run it; returns how many rows it changed."""
-        return sum(
-            connection.execute(text, values).rowcount
-            for text, values in self._chunks(keys, parameters)
-        )
-
-    def rows(
-        self, connection: sqlite3.Connection, keys: Sequence[str | int], *parameters: Any
-    ) -> list[Any]:
-        """Run it as a query of one column and one row that is a JSON array; returns its items."""
-        found: list[Any] = []
-        for text, values in self._chunks(keys, parameters):
-            found += orjson.loads(connection.execute(text, values).fetchone()[0])
-        return found
-
-    def raw_rows(
-        self, connection: sqlite3.Connection, keys: Sequence[str | int], *parameters: Any
-    ) -> list[Any]:
-        """Run it as a plain query; returns its rows."""
-        found: list[Any] = []
-        for text, values in self._chunks(keys, parameters):
-            found += connection.execute(text, values).fetchall()
-        return found
-
-    def _chunks(
-        self, keys: Sequence[str | int], parameters: tuple[Any, ...]
-    ) -> Iterable[tuple[str, list[Any]]]:
-        for start in range(0, len(keys), _MOST_AT_ONCE):
-            chunk = keys[start : start + _MOST_AT_ONCE]
-            size = _size_for(len(chunk))
-            padding = [None] * (size - len(chunk))
-            yield self._texts[size], [*parameters, *chunk, *padding]
-
-
-def _size_for(count: int) -> int:
-    """The smallest prepared size that holds `count`."""
-    return 1 << (count - 1).bit_length()

@@ -1,32 +1,24 @@
 """The writer: commits what concurrent callers submit, together, each operation on its own feet."""
 
-import contextlib
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from service.domain.clock import Clock
-from service.domain.errors import RelayError
+from service.domain.errors import PermanentError, RelayError
 from service.domain.ledger import PlannedRecord
 from service.domain.ports import Step, StepHook
 from service.domain.records import Advance
+from service.group_commit import StorageError
 from service.ledger.claims import ClaimRequest, SettleRequest, write_claims_and_outcomes
 from service.ledger.config import LedgerConfig
+from service.ledger.database import Connection
 from service.ledger.plans import write_plans
 from service.ledger.transaction import Tx, WriterMemory
 
 _SAVEPOINT: Final = "SAVEPOINT operation"
 _RELEASE: Final = "RELEASE operation"
 _ROLLBACK_TO: Final = "ROLLBACK TO operation"
-_LAST_ID: Final = (
-    "SELECT max(coalesce((SELECT max(id) FROM records), 0), "
-    "coalesce((SELECT max(id) FROM bodies), 0), coalesce((SELECT max(id) FROM attempts), 0), "
-    "coalesce((SELECT max(id) FROM orders), 0))"
-)
-_HAS_FOLLOWERS: Final = (
-    "SELECT EXISTS (SELECT 1 FROM effects WHERE state = 'blocked' AND after > '')"
-)
+_MOST_TRIES: Final = 20  # of a batch that other processes come in between of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +44,34 @@ class Work:
 Operation = PlansRequest | ClaimRequest | SettleRequest | Work
 
 
+class WriterConnection(Connection, Protocol):
+    """The one connection that writes, with its transactions."""
+
+    @property
+    def memory(self) -> WriterMemory: ...
+
+    def begin(self) -> int:
+        """
+        Begin a transaction, after giving up one whose end failed; returns the time, in
+        milliseconds since the epoch, by the clock that leases go by.
+        """
+        ...
+
+    def commit(self) -> None: ...
+
+    def roll_back(self) -> None:
+        """Give the transaction up. Never raises the driver's errors."""
+        ...
+
+    def is_not_storable(self, error: Exception) -> bool:
+        """Whether a value was refused for what it is: the same again would end the same."""
+        ...
+
+    def is_concurrent_change(self, error: Exception) -> bool:
+        """Whether the transaction failed for what another one did, and may be carried out again."""
+        ...
+
+
 class Writer:
     """
     Carries out batches of operations on one connection, one transaction each.
@@ -61,37 +81,45 @@ class Writer:
     """
 
     def __init__(
-        self, connection: sqlite3.Connection, *, config: LedgerConfig, clock: Clock, step: StepHook
+        self, connection: WriterConnection, *, config: LedgerConfig, step: StepHook
     ) -> None:
         self._connection = connection
         self._config = config
-        self._clock = clock
         self._step = step
-        self._memory = WriterMemory(
-            last_id=connection.execute(_LAST_ID).fetchone()[0],
-            has_followers=bool(connection.execute(_HAS_FOLLOWERS).fetchone()[0]),
-        )
 
     def commit(self, operations: Sequence[Operation]) -> Sequence[Any]:
         """
         Carry out a batch and commit it; per operation its result or its own error.
 
-        Raises: sqlite3.Error and bugs; nothing of the batch is written then.
+        Raises: the driver's errors and bugs. Nothing of the batch is written then, unless the
+        connection broke while it was committed; each operation can be carried out again.
         """
+        for _ in range(_MOST_TRIES):
+            try:
+                return self._commit(operations)
+            except Exception as error:
+                if self._connection.is_not_storable(error):
+                    return self._commit_apart(operations, error)
+                if not self._connection.is_concurrent_change(error):
+                    raise
+        raise StorageError("busy", "other processes came in between again and again")
+
+    def _commit_apart(self, operations: Sequence[Operation], error: Exception) -> Sequence[Any]:
+        """One of them holds a value that the database takes in no case; the others are fine."""
+        if len(operations) == 1:
+            return [PermanentError("not_storable", type(error).__name__)]
+        return [result for operation in operations for result in self.commit([operation])]
+
+    def _commit(self, operations: Sequence[Operation]) -> Sequence[Any]:
         connection = self._connection
-        if connection.in_transaction:
-            # Its rollback failed with the disk; nobody was told that it had been committed.
-            connection.execute("ROLLBACK")
-        connection.execute("BEGIN IMMEDIATE")
+        now_ms = connection.begin()
         try:
-            tx = Tx(connection, self._clock.now_ms(), self._memory, self._config)
+            tx = Tx(connection, now_ms, connection.memory, self._config)
             results = self._write(tx, operations)
             self._step(Step.LEDGER_BEFORE_COMMIT)
-            connection.execute("COMMIT")
+            connection.commit()
         except BaseException:
-            if connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
+            connection.roll_back()
             raise
         self._step(Step.LEDGER_AFTER_COMMIT)
         for operation in operations:

@@ -1,10 +1,12 @@
 """What the ledger's contract suite shares: every implementation, opened anew, and its records."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
+import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -25,9 +27,12 @@ from service.domain.ledger import Claim, Ledger, PlannedRecord, PlanResult, Read
 from service.domain.planning import OrderFacts, Plan, PlannedEffect, PointsFrom, Reason
 from service.domain.records import Advance, Record, Stream, Topic
 from service.ledger.config import LedgerConfig
+from service.ledger.postgres import open_postgres_ledger
+from service.ledger.postgres_schema import migrate
 from service.ledger.sqlite import open_sqlite_ledger
 from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
+from tests.harness.postgres_server import PostgresServer
 
 LEASE_S = 30.0
 ORDERS_VISIBLE_AFTER_S = 60.0
@@ -46,6 +51,35 @@ CONFIG = LedgerConfig(
     orders_retention_s=ORDERS_RETENTION_S,
 )
 
+
+class ServerClock(FakeClock):
+    """Makes the clock of the server's ledger stand still as well, and moves both."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self._address = address
+
+    def __enter__(self) -> Self:
+        self._connection = psycopg.connect(self._address, autocommit=True)
+        self._connection.execute("CREATE TABLE test_clock AS SELECT 0::bigint AS now_ms")
+        self._connection.execute(
+            "CREATE OR REPLACE FUNCTION relay_now_ms() RETURNS bigint LANGUAGE sql VOLATILE "
+            "AS 'SELECT now_ms FROM test_clock'"
+        )
+        self._tell()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def advance(self, seconds: float) -> None:
+        super().advance(seconds)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._connection.execute("UPDATE test_clock SET now_ms = %s", (self.now_ms(),))
+
+
 OpenLedger = Callable[[LedgerConfig], AbstractAsyncContextManager[Ledger]]
 
 
@@ -57,19 +91,33 @@ class LedgerHome:
     clock: FakeClock
 
 
-@pytest.fixture(params=["sqlite"])
-def ledger_home(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerHome:
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger_home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LedgerHome]:
     """A place for a new ledger; one parameter per implementation."""
-    assert request.param == "sqlite"
-    clock = FakeClock()
+    if request.param == "sqlite":
+        clock = FakeClock()
 
-    def open_ledger(config: LedgerConfig) -> AbstractAsyncContextManager[Ledger]:
-        metrics = Metrics(CollectorRegistry())
-        return open_sqlite_ledger(
-            tmp_path / "ledger.db", config=config, clock=clock, metrics=metrics
-        )
+        def open_sqlite(config: LedgerConfig) -> AbstractAsyncContextManager[Ledger]:
+            return open_sqlite_ledger(
+                tmp_path / "ledger.db",
+                config=config,
+                clock=clock,
+                metrics=Metrics(CollectorRegistry()),
+            )
 
-    return LedgerHome(open_ledger, clock)
+        yield LedgerHome(open_sqlite, clock)
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    address = server.new_database()
+    migrate(address)
+    with ServerClock(address) as server_clock:
+
+        def open_postgres(config: LedgerConfig) -> AbstractAsyncContextManager[Ledger]:
+            return open_postgres_ledger(
+                address, config=config, clock=server_clock, metrics=Metrics(CollectorRegistry())
+            )
+
+        yield LedgerHome(open_postgres, server_clock)
 
 
 @pytest.fixture

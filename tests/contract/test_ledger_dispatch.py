@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from service.domain.effects import Kind, Lane, Outcome, State
-from service.domain.errors import NotFoundError
+from service.domain.errors import NotFoundError, PermanentError
 from service.domain.ledger import (
     Disposition,
     Ledger,
@@ -108,7 +108,9 @@ async def test_a_claim_is_committed_when_it_is_given(
     """Another process finds it, in doubt."""
     async with ledger_home.open(CONFIG) as ledger:
         await planned_and_claimed(ledger, records, order_only("7"))
+    ledger_home.clock.advance(LEASE_S)
     async with ledger_home.open(replace(CONFIG, owner="second")) as ledger:
+        await ledger.expire_leases()
         assert await state_of(ledger, order_key("7")) == "in_doubt"
 
 
@@ -348,7 +350,7 @@ async def test_a_waiting_effect_can_be_made_due(
 
 @pytest.mark.parametrize(
     "order_id",
-    ["a\0b", "\0", "Gr\u00fc\u00dfe \U0001f600", "'; --", "7:1:%_*", "x" * 2_000, "[1,null]"],
+    ["Gr\u00fc\u00dfe \U0001f600", "'; --", "7:1:%_*", "x" * 2_000, "[1,null]"],
 )
 async def test_any_text_names_an_order(
     ledger: Ledger, records: Records, clock: FakeClock, order_id: str
@@ -368,6 +370,23 @@ async def test_any_text_names_an_order(
     assert (dead_letter.order_id, dead_letter.effect_key) == (order_id, order_key(order_id))
     (result,) = await records.write(ledger, order_only(order_id))
     assert result.disposition is Disposition.REPEATED
+
+
+@pytest.mark.parametrize("order_id", ["a\0b", "\0"])
+async def test_text_that_the_database_takes_in_no_case_is_refused_for_good(
+    ledger_home: LedgerHome, records: Records, order_id: str
+) -> None:
+    """P3: it must not be tried for ever; what is planned beside it is not held up."""
+    async with ledger_home.open(CONFIG) as ledger:
+        good, odd = records.planned(order_only("7")), records.planned(order_only(order_id))
+        results = await asyncio.gather(
+            ledger.record_plans([odd], []),
+            ledger.record_plans([good], []),
+            return_exceptions=True,
+        )
+        assert isinstance(results[1], list)
+        assert isinstance(results[0], list | PermanentError)
+        assert (await ledger.show_effect(order_key("7")))["state"] == "due"
 
 
 async def test_operations_on_one_effect_at_once_end_as_if_one_after_the_other(

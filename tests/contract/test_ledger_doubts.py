@@ -113,6 +113,7 @@ async def test_claims_of_a_process_that_ended_are_in_doubt_when_another_opens(
         await records.write(ledger, order_only("8"))
     clock.advance(LEASE_S * 2)
     async with ledger_home.open(replace(CONFIG, owner="second")) as ledger:
+        await ledger.expire_leases()
         visible_at = clock.now_ms() + round(ORDERS_VISIBLE_AFTER_S * 1000)
         doubt = await doubt_of(ledger)
         assert doubt.absence_counts_from_ms == visible_at

@@ -7,7 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.domain.effects import EffectKey, Kind, Lane, Outcome, State
-from service.domain.errors import LedgerUnavailableError, NotFoundError, WrongStateError
+from service.domain.errors import (
+    LedgerUnavailableError,
+    NotFoundError,
+    PermanentError,
+    WrongStateError,
+)
 from service.domain.ledger import (
     Brake,
     Claim,
@@ -53,6 +58,8 @@ class FakeLedger:
     """
     Implements `Ledger` for one process; illegal use is an AssertionError.
 
+    `not_storable` are offsets of records whose content it never takes.
+    `fails_at[offset]` is how often a record that is written alone is not.
     `unavailable[name]` is how often the method of that name still raises
     LedgerUnavailableError, `called[name]` how often it was called.
     """
@@ -62,6 +69,8 @@ class FakeLedger:
         self.visible_after_ms = int(visible_after_s * 1000)
         self.rows: dict[EffectKey, Row] = {}
         self.unavailable: Counter[str] = Counter()
+        self.not_storable: set[int] = set()
+        self.fails_at: Counter[int] = Counter()
         self.called: Counter[str] = Counter()
         self.at: dict[Stream, int] = {}
         self.planned: list[PlannedRecord] = []
@@ -111,6 +120,12 @@ class FakeLedger:
     ) -> Sequence[PlanResult]:
         await asyncio.sleep(0)
         self._enter("record_plans")
+        for item in planned:
+            if item.record.offset in self.not_storable and item.record.key is not None:
+                raise PermanentError("not_storable")
+        if len(planned) == 1 and self.fails_at[planned[0].record.offset]:
+            self.fails_at[planned[0].record.offset] -= 1
+            raise LedgerUnavailableError("not_committed")
         for advance in advances:
             if self.at.get(advance.stream, advance.from_position) != advance.from_position:
                 raise WrongStateError("position_moved")

@@ -26,10 +26,12 @@ from service.domain.errors import (
 from service.domain.ledger import LookUp, LookUpVerdict, Settlement
 from service.domain.planning import PointsFrom
 from service.domain.ports import Step, StepHook, no_step
-from service.ledger import brakes, chores, claims, doubts, operators, plans, reads, rows, schema
+from service.ledger import brakes, chores, claims, doubts, operators, plans, reads, rows
+from service.ledger import sqlite_schema as schema
 from service.ledger.config import LedgerConfig
-from service.ledger.sqlite import SqliteLedger, open_sqlite_ledger
-from service.ledger.transaction import KeyStatement
+from service.ledger.database import KeyStatement, Query
+from service.ledger.migrations.load import Migration, load_migrations
+from service.ledger.sqlite import SqliteLedger, SqliteWriterConnection, open_sqlite_ledger
 from service.ledger.writer import Work, Writer
 from service.telemetry.metrics import Metrics
 from tests.contract.ledger_fixture import (
@@ -201,7 +203,7 @@ async def test_a_closed_ledger_is_unavailable_and_leaves_one_file(path: Path) ->
 async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     async with opened(path):
         pass
-    newest = schema.load_migrations()[-1].version
+    newest = load_migrations("sqlite")[-1].version
     _execute(path, f"PRAGMA user_version={newest + 1}")
     before = _read(path)
     with pytest.raises(StartupError, match=f"{newest + 1}.*{newest}") as refused:
@@ -247,7 +249,7 @@ async def test_a_path_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_migrations_are_numbered_and_say_what_and_when() -> None:
-    migrations = schema.load_migrations()
+    migrations = load_migrations("sqlite")
     assert [migration.version for migration in migrations] == [*range(1, len(migrations) + 1)]
     for migration in migrations:
         head = [line for line in migration.sql.splitlines() if line.startswith("--")]
@@ -258,10 +260,10 @@ def test_migrations_are_numbered_and_say_what_and_when() -> None:
 async def test_an_older_schema_is_brought_up(path: Path) -> None:
     async with opened(path) as ledger:
         await Records().write(ledger, order_only("7"))
-    known = list(schema.load_migrations())
+    known = list(load_migrations("sqlite"))
     version = known[-1].version + 1
     sql = "-- What: a column.\nALTER TABLE effects ADD COLUMN colour TEXT;\nSELECT 1;\n"
-    following = schema.Migration(version, "later.sql", sql)
+    following = Migration(version, "later.sql", sql)
     connection = sqlite3.connect(path, isolation_level=None)
     assert schema.migrate(connection, [*known, following]) == ["later.sql"]
     assert schema.migrate(connection, [*known, following]) == []
@@ -275,10 +277,10 @@ async def test_an_older_schema_is_brought_up(path: Path) -> None:
 async def test_a_migration_that_fails_leaves_the_schema_before_it(path: Path) -> None:
     async with opened(path):
         pass
-    known = list(schema.load_migrations())
+    known = list(load_migrations("sqlite"))
     version = known[-1].version
-    good = schema.Migration(version + 1, "good.sql", "CREATE TABLE one (id INTEGER);")
-    bad = schema.Migration(version + 2, "bad.sql", "CREATE TABLE two (id INTEGER);\nnonsense;")
+    good = Migration(version + 1, "good.sql", "CREATE TABLE one (id INTEGER);")
+    bad = Migration(version + 2, "bad.sql", "CREATE TABLE two (id INTEGER);\nnonsense;")
     connection = sqlite3.connect(path, isolation_level=None)
     with pytest.raises(StartupError, match=r"bad\.sql"):
         schema.migrate(connection, [*known, good, bad])
@@ -436,6 +438,9 @@ def statements() -> Iterator[tuple[str, str]]:
         for name, value in vars(module).items():
             if isinstance(value, KeyStatement):
                 yield f"{module.__name__}.{name}", value._texts[2]
+            elif isinstance(value, Query):
+                by_keys = value._json_by_keys
+                yield f"{module.__name__}.{name}", by_keys._texts[2] if by_keys else value._json
             elif isinstance(value, str) and value.startswith(("SELECT", "UPDATE", "DELETE")):
                 yield f"{module.__name__}.{name}", value
 
@@ -518,15 +523,16 @@ async def test_a_rollback_that_failed_with_the_disk_does_not_end_writing(tmp_pat
             return super().execute(sql, *parameters)
 
     connection = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None, factory=BadDisk)
-    schema.migrate(connection, schema.load_migrations())
-    writer = Writer(connection, config=CONFIG, clock=FakeClock(), step=no_step)
+    schema.migrate(connection, load_migrations("sqlite"))
+    alone = SqliteWriterConnection(connection, FakeClock())
+    writer = Writer(alone, config=CONFIG, step=no_step)
     work = Work(lambda tx: brakes.set_brake(tx, "sales", "20 in a row"))
     BadDisk.failing |= {"COMMIT", "ROLLBACK"}
     with pytest.raises(sqlite3.OperationalError):
         writer.commit([work])
     assert connection.in_transaction
     writer.commit([Work(lambda tx: brakes.set_brake(tx, "other", "20 in a row"))])
-    assert [brake.lane for brake in brakes.read_brakes(connection)] == ["other"]
+    assert [brake.lane for brake in brakes.read_brakes(alone)] == ["other"]
     connection.close()
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from service.domain.errors import PermanentError, RelayError
-from service.sqlite import GroupCommitter, QueueFullError, StorageError
+from service.group_commit import GroupCommitter, QueueFullError, StorageError
 
 PATIENCE_S = 10.0
 

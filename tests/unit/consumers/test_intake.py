@@ -404,3 +404,34 @@ async def test_a_bug_in_the_ledger_ends_the_worker_and_closes_the_reader(
         await bench.intake.run(asyncio.Event())
 
     assert bench.log.opened[0].is_closed
+
+
+async def test_a_record_that_can_never_be_written_becomes_a_dead_letter(
+    bench: IntakeBench,
+) -> None:
+    """P3: it does not stall its stream, and the records beside it are planned as ever."""
+    bench.put("a", "b", "c", "d")
+    bench.ledger.not_storable = {1}
+
+    async with bench.running():
+        await bench.read(4)
+
+    assert bench.planned() == [0, 1, 2, 3]
+    reasons = [item.plan.dead_letter for item in bench.ledger.planned]
+    assert reasons == [None, Reason.PLANNING_FAILED, None, None]
+    kept = bench.ledger.planned[1]
+    assert (kept.record.value, kept.record.key, kept.event_id) == (b"b", None, "")
+
+
+async def test_nothing_is_skipped_when_the_ledger_goes_away_beside_such_a_record(
+    bench: IntakeBench,
+) -> None:
+    """P3: the records after one that was not written are read again, not passed over."""
+    bench.put("a", "b", "c", "d")
+    bench.ledger.not_storable = {3}
+    bench.ledger.fails_at[1] = 2
+
+    async with bench.running():
+        await bench.read(4)
+
+    assert bench.planned() == [0, 1, 2, 3]

@@ -1,0 +1,22 @@
+-- What: notices that wait to be published.
+-- Why: with the log on Kafka, downstream services are told of settled effects and dead letters.
+-- When: pre (before the code that uses it).
+CREATE TABLE outbox (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
+    notice         TEXT    NOT NULL,                  -- outcome or dead_letter
+    effect_key     TEXT,
+    kind           TEXT    NOT NULL,
+    order_key      TEXT,
+    outcome        TEXT,
+    reason         TEXT,
+    points         INTEGER,
+    attempt        INTEGER,
+    reference      TEXT,
+    event_id       TEXT    NOT NULL,
+    at             INTEGER NOT NULL,
+    dead_letter_id INTEGER,
+    event_type     TEXT,
+    topic          TEXT,
+    "partition"    INTEGER,
+    "offset"       INTEGER
+) STRICT;
