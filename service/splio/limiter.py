@@ -1,24 +1,35 @@
 """Keeps Splio's rate limits: permits, evenly spaced, and a gate right before the write."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import Histogram
 
 from service.domain.clock import Clock
 from service.domain.effects import Lane
-from service.splio.schedule import MemorySchedule, Rate, Schedule, rate_of
+from service.splio.schedule import JITTER_S, MemorySchedule, Rate, Schedule, rate_of
 
 # A grant is given this long before the gate would open for it: what lies between the two (a
 # commit, a connection) is usually shorter, and would otherwise come on top of every window.
 LEAD_S: Final = 0.1
+# A request of a shared schedule is written this long after its slot at the latest: half of what
+# the slots leave between a window of them and a second, the other half is the network's.
+LATE_S: Final = JITTER_S / 2
 _RESET_LIMIT_S: Final = 300.0  # of a 429; a longer one would be a mistake of somebody's
 
 
 class GateClosedError(Exception):
     """The request cannot be written before its deadline; nothing was counted."""
+
+
+class Slot(NamedTuple):
+    """When a request may be written: not before `opens_s`, and in a shared schedule by `ends_s`."""
+
+    opens_s: float
+    ends_s: float
 
 
 class Grant:
@@ -28,17 +39,17 @@ class Grant:
     A holder that does neither makes the lane slower for good.
     """
 
-    __slots__ = ("_lane", "_slot_s", "lane")
+    __slots__ = ("_lane", "lane", "slot")
 
-    def __init__(self, lane: Lane, limit: "_LaneLimit | None", slot_s: float) -> None:
+    def __init__(self, lane: Lane, limit: "_LaneLimit | None", slot: Slot) -> None:
         self.lane = lane
         self._lane = limit
-        self._slot_s = slot_s
+        self.slot = slot
 
     def hand_back(self) -> None:
         """The request will not be written; the next waiter may have its slot. Repeatable."""
         if self._lane is not None:
-            self._lane.take_back(self._slot_s)
+            self._lane.take_back(self.slot)
             self._lane = None
 
     def use(self) -> None:
@@ -48,10 +59,14 @@ class Grant:
             self._lane = None
 
 
+_ANY_TIME: Final = Slot(0.0, math.inf)
+
+
 class _LaneLimit:
     """What one lane has written, granted and waits for."""
 
     __slots__ = (
+        "came_back",
         "gate",
         "held_until",
         "lowered_until",
@@ -66,23 +81,27 @@ class _LaneLimit:
         self.rate = rate
         self.turn = asyncio.Lock()  # first come, first served; a cancelled waiter steps out
         self.gate = asyncio.Lock()
-        self.spare: deque[float] = deque()
+        self.spare: list[Slot] = []
+        self.came_back = asyncio.Event()
         self.written: deque[float] = deque(maxlen=rate.capacity)
         self.outstanding = 0
         self.held_until = 0.0
         self.lowered_until = 0.0
 
-    def take_back(self, slot_s: float) -> None:
+    def take_back(self, slot: Slot) -> None:
         self.outstanding -= 1
-        self.spare.append(slot_s)
+        self.spare.append(slot)
+        self.came_back.set()
 
-    def take_spare(self, now: float) -> float | None:
-        """A slot that was handed back; one older than a window is too old to be worth it."""
-        while self.spare:
-            slot_s = self.spare.popleft()
-            if slot_s > now - self.rate.window_s:
-                return slot_s
-        return None
+    def take_spare(self, now: float) -> Slot | None:
+        """The earliest slot that was handed back and has not ended yet."""
+        self.came_back.clear()
+        self.spare = [slot for slot in self.spare if slot.ends_s > now]
+        if not self.spare:
+            return None
+        slot = min(self.spare)
+        self.spare.remove(slot)
+        return slot
 
     def grant_opens_at(self, slot_s: float) -> float:
         """
@@ -127,6 +146,8 @@ class Limiter:
         rates = {lane: rate_of(limit) for lane, limit in limits.items() if limit is not None}
         self._clock = clock
         self._schedule: Schedule = schedule or MemorySchedule(rates, clock)
+        # Of a shared schedule the slot itself is waited for at the gate.
+        self._lead_s = LEAD_S if self._schedule.is_shared else 0.0
         self._lanes = {lane: _LaneLimit(rate) for lane, rate in rates.items()}
         self._waits = waits or {}
 
@@ -135,25 +156,27 @@ class Limiter:
         limit = self._lanes.get(lane)
         if limit is None:
             self._observe(lane, 0.0)
-            return Grant(lane, None, 0.0)
+            return Grant(lane, None, _ANY_TIME)
         asked_at = self._clock.monotonic_s()
         async with limit.turn:
-            slot_s = limit.take_spare(asked_at)
-            if slot_s is None:
-                slot_s = await self._schedule.reserve(lane) + self._clock.monotonic_s()
+            slot = limit.take_spare(asked_at) or await self._reserve(lane, limit.rate)
             try:
                 while True:
                     now = self._clock.monotonic_s()
-                    wait_s = limit.grant_opens_at(slot_s) - now
+                    wait_s = limit.grant_opens_at(slot.opens_s - self._lead_s) - now
                     if wait_s <= 0:
                         break
-                    await self._clock.sleep(wait_s)
+                    await self._sleep_unless(limit.came_back, wait_s)
+                    if limit.came_back.is_set():
+                        # A request before this one was not written: its slot is the earlier one.
+                        limit.spare.append(slot)
+                        slot = limit.take_spare(self._clock.monotonic_s()) or slot
             except asyncio.CancelledError:
-                limit.spare.append(slot_s)
+                limit.spare.append(slot)
                 raise
             limit.outstanding += 1
         self._observe(lane, now - asked_at)
-        return Grant(lane, limit, slot_s)
+        return Grant(lane, limit, slot)
 
     async def pass_gate(self, grant: Grant, *, deadline_s: float) -> None:
         """
@@ -166,19 +189,72 @@ class Limiter:
         if limit is None:
             self._refuse_late(deadline_s)
             return
+        if self._schedule.is_shared:
+            await self._wait_for_slot(grant, limit, deadline_s)
         if not limit.gate.locked() and limit.gate_opens_at() <= self._clock.monotonic_s():
             self._refuse_late(deadline_s)
             limit.written.append(self._clock.monotonic_s())
             grant.use()
             return
         async with limit.gate:
-            while (opens_at := limit.gate_opens_at()) > (now := self._clock.monotonic_s()):
-                if opens_at > deadline_s:
+            while True:
+                if self._schedule.is_shared:
+                    await self._wait_for_slot(grant, limit, deadline_s)
+                wait_s = limit.gate_opens_at() - self._clock.monotonic_s()
+                if wait_s <= 0:
+                    break
+                if limit.gate_opens_at() > deadline_s:
                     raise GateClosedError
-                await self._clock.sleep(opens_at - now)
+                await self._clock.sleep(wait_s)
             self._refuse_late(deadline_s)
             limit.written.append(self._clock.monotonic_s())
             grant.use()
+
+    async def _reserve(self, lane: Lane, rate: Rate) -> Slot:
+        """
+        The lane's next slot on this process' clock.
+
+        Of a shared schedule it is known no better than the answer took, so both ends are on the
+        safe side; in memory a slot is good for a window, as the gate counts all that is written.
+        """
+        asked_s = self._clock.monotonic_s()
+        wait_s = await self._schedule.reserve(lane)
+        opens_s = self._clock.monotonic_s() + wait_s
+        if self._schedule.is_shared:
+            return Slot(opens_s, asked_s + wait_s + LATE_S)
+        return Slot(opens_s, opens_s + rate.window_s)
+
+    async def _wait_for_slot(self, grant: Grant, limit: _LaneLimit, deadline_s: float) -> None:
+        """Until the grant's slot is there; one that was missed is replaced by a later one."""
+        while True:
+            now = self._clock.monotonic_s()
+            if now >= grant.slot.ends_s:
+                try:
+                    async with asyncio.timeout(deadline_s - now):
+                        grant.slot = await self._reserve(grant.lane, limit.rate)
+                except TimeoutError:
+                    raise GateClosedError from None
+            elif now < grant.slot.opens_s:
+                if grant.slot.opens_s > deadline_s:
+                    raise GateClosedError
+                await self._clock.sleep(grant.slot.opens_s - now)
+            else:
+                return
+
+    async def _sleep_unless(self, event: asyncio.Event, seconds: float) -> None:
+        """Sleep `seconds`, or until `event` is set where somebody else's slot may come back."""
+        if not self._schedule.is_shared:
+            await self._clock.sleep(seconds)
+            return
+        tasks = (
+            asyncio.create_task(event.wait(), name="slot-came-back"),
+            asyncio.create_task(self._clock.sleep(seconds), name="slot-sleep"),
+        )
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
 
     async def obey_reset(self, lane: Lane, *, seconds: float) -> None:
         """Splio answered 429: write nothing in `lane` for `seconds`."""

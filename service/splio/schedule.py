@@ -43,7 +43,13 @@ class Schedule(Protocol):
     Whoever shares a client address shares one schedule: within a process it is in memory, for
     several replicas it is a row per lane in their database. Times are seconds from now, so that
     no two clocks need to agree.
+
+    `is_shared`: others write by it too, so a request is written in its own slot or in a later
+    one; this process' count of what it wrote says nothing of theirs.
     """
+
+    @property
+    def is_shared(self) -> bool: ...
 
     async def reserve(self, lane: Lane) -> float:
         """Take the next slot of `lane`: seconds until it, 0 when it is now."""
@@ -56,6 +62,8 @@ class Schedule(Protocol):
 
 class MemorySchedule:
     """A schedule within one process (`Schedule`). An unused slot is not saved up for a burst."""
+
+    is_shared = False
 
     def __init__(self, rates: Mapping[Lane, Rate], clock: Clock) -> None:
         self._intervals = {lane: rate.interval_s for lane, rate in rates.items()}

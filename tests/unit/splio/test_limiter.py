@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.domain.effects import Lane
 from service.splio.limiter import LEAD_S, GateClosedError, Grant, Limiter
-from service.splio.schedule import JITTER_S, rate_of
+from service.splio.schedule import JITTER_S, MemorySchedule, rate_of
 from tests.fakes.clock import FakeClock
 
 LANE = Lane.OTHER
@@ -285,3 +285,80 @@ async def test_lanes_do_not_wait_for_each_other() -> None:
 
     await limiter.grant(Lane.SALES)
     await asyncio.wait_for(limiter.grant(Lane.OTHER), timeout=5)
+
+
+class SharedSchedule(MemorySchedule):
+    """One schedule for several limiters, as far away as a database."""
+
+    is_shared = True
+
+    def __init__(self, limit: float, clock: FakeClock, latency_s: float) -> None:
+        super().__init__({LANE: rate_of(limit)}, clock)
+        self._latency_s = latency_s
+        self._wait = clock.sleep
+
+    async def reserve(self, lane: Lane) -> float:
+        await self._wait(self._latency_s / 2)
+        slot_in_s = await super().reserve(lane)
+        await self._wait(self._latency_s / 2)
+        return max(0.0, slot_in_s - self._latency_s / 2)
+
+
+class SharedBench(Bench):
+    """Two processes that never rest, behind one client address."""
+
+    def __init__(self, limit: float, latency_s: float) -> None:
+        super().__init__(limit)
+        schedule = SharedSchedule(limit, self.clock, latency_s)
+        self.limiters = [Limiter({LANE: limit}, self.clock, schedule=schedule) for _ in range(2)]
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def keep_busy(self, limiter: Limiter, delays_s: list[float]) -> None:
+        number = 0
+        while True:
+            grant = await limiter.grant(LANE)
+            self.tasks.append(start(self._finish(limiter, grant, delays_s[number % len(delays_s)])))
+            number += 1
+
+    async def _finish(self, limiter: Limiter, grant: Grant, delay_s: float) -> None:
+        await self.clock.sleep(delay_s)
+        if delay_s == HAND_BACK_S:
+            grant.hand_back()
+            return
+        await limiter.pass_gate(grant, deadline_s=FAR_S)
+        self.written.append(self.clock.monotonic_s())
+
+    async def measure(self, delays_s: list[float], *, seconds: float) -> None:
+        busy = [start(self.keep_busy(limiter, delays_s)) for limiter in self.limiters]
+        await self.run(seconds)
+        await gather_all([*busy, *self.tasks])
+
+
+HAND_BACK_S = 0.001
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    limit=st.sampled_from([4.0, 10.0, 20.0]),
+    latency_s=st.sampled_from([0.0, 0.004, 0.016, 0.06]),
+    delays_s=st.lists(st.sampled_from([0.0, 0.01, 0.09, HAND_BACK_S, 0.5]), min_size=1, max_size=7),
+)
+def test_two_processes_never_exceed_the_limit_together(
+    limit: float, latency_s: float, delays_s: list[float]
+) -> None:
+    """P6: whatever delays their commits, and however far the shared schedule is."""
+
+    async def scenario() -> None:
+        bench = SharedBench(limit, latency_s)
+        await bench.measure(delays_s, seconds=6)
+        assert bench.most_in_a_second() <= limit
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("limit", [10.0, 20.0])
+async def test_two_processes_together_use_the_limit(limit: float) -> None:
+    """P6: one of ten claims is handed back, as another process was quicker."""
+    bench = SharedBench(limit, 0.004)
+    await bench.measure([0.01, 0.02, 0.005, HAND_BACK_S, *[0.01] * 6], seconds=20)
+    assert len(bench.written) / 20 >= 0.95 * limit
