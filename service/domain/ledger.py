@@ -356,6 +356,27 @@ class DutyLedger(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """What `recover` did: effects put in doubt, or to be when they are released; records ahead."""
+
+    effects_in_doubt: int
+    records_to_read: int
+
+
+class RecoveryLedger(Protocol):
+    """Bringing a ledger right that is behind its log."""
+
+    async def recover(self, since: Mapping[Stream, int], ends: Mapping[Stream, int]) -> Recovery:
+        """
+        Go on reading at `since`, or where the ledger is if that is earlier; what it does not know
+        to be settled, and what records before `ends` ask for anew, is looked up before it is sent.
+
+        No process may work on the ledger meanwhile. It can be repeated.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """A page of rows (each a flat mapping as DESIGN names its columns) and where to go on."""
 
@@ -459,6 +480,7 @@ class Ledger(
     ChoreLedger,
     DutyLedger,
     OutboxLedger,
+    RecoveryLedger,
     OperatorLedger,
     Protocol,
 ):

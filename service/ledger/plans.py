@@ -10,7 +10,8 @@ from service.domain.effects import EffectKey, Kind, State, contradicts
 from service.domain.errors import WrongStateError
 from service.domain.ledger import Disposition, PlannedRecord, PlanResult, ReadyEffect
 from service.domain.planning import OrderFacts, PlannedEffect, Reason
-from service.domain.records import Advance
+from service.domain.records import Advance, Stream, Topic
+from service.ledger.claims import absence_counts_from
 from service.ledger.database import INTEGER, TEXT, KeyStatement, Query, RowInsert
 from service.ledger.dead_letters import (
     INSERT_RECORDS,
@@ -31,7 +32,7 @@ from service.ledger.transaction import ConcurrentChangeError, Tx
 
 # Guarantees: nobody else moves these before the transaction ends.
 _READ_POSITIONS: Final = Query(
-    ("topic", '"partition"', "position"),
+    ("topic", '"partition"', "position", "recover_until"),
     "FROM positions WHERE topic || '/' || \"partition\" IN (:keys)",
     locked='topic, "partition"',
 )
@@ -104,14 +105,23 @@ def write_plans(
 
     Raises: WrongStateError before anything is written.
     """
-    _check_positions(tx, advances)
+    recovered = _check_positions(tx, advances)
     keys = [effect.key for item in planned for effect in item.plan.effects]
     keys += [
         effect.after for item in planned for effect in item.plan.effects if effect.after is not None
     ]
     known = read_known(tx, keys)
     rows = PlanRows()
-    results = [_plan_one(tx, item, known, rows) for item in planned]
+    results = [
+        _plan_one(
+            tx,
+            item,
+            known,
+            rows,
+            is_recovered=item.record.offset < recovered.get(item.record.stream, 0),
+        )
+        for item in planned
+    ]
     rows.write(tx)
     for advance in advances:
         _move(tx, advance)
@@ -161,12 +171,24 @@ def gather_effect(
     effect: PlannedEffect,
     record_id: int,
     known: dict[str, tuple[str, str]],
+    *,
+    is_recovered: bool = False,
 ) -> ReadyEffect | None:
-    """Gather the rows of one unknown effect; returns it when it is due."""
+    """
+    Gather the rows of one unknown effect; returns it when it is due.
+
+    `is_recovered`: its record was perhaps planned before, by a ledger that is gone.
+    """
     state = effect.state
     if effect.after is not None and state is State.DUE:
         predecessor = known.get(effect.after)
         state = follower_state(tx, predecessor[1] if predecessor else None)
+    counts_from = None
+    if is_recovered and state in {State.DUE, State.BLOCKED, State.HELD}:
+        # A ledger that is gone may have brought it to Splio: looked up before it is sent.
+        counts_from = absence_counts_from(tx, effect.kind, None)
+        if state is State.DUE:
+            state = State.IN_DOUBT
     known[effect.key] = (effect.fingerprint, state)
     body_id = None
     request = effect.request
@@ -199,6 +221,9 @@ def gather_effect(
             planned.received_at_ms,
             tx.now_ms,
             tx.now_ms if state in {State.REJECTED, State.VOID} else None,
+            None if counts_from is None else tx.now_ms,
+            counts_from,
+            0 if counts_from is None else 1,
             body_id,
             record_id,
         )
@@ -245,7 +270,12 @@ def gather_facts(tx: Tx, rows: PlanRows, facts: OrderFacts) -> None:
 
 
 def _plan_one(
-    tx: Tx, planned: PlannedRecord, known: dict[str, tuple[str, str]], rows: PlanRows
+    tx: Tx,
+    planned: PlannedRecord,
+    known: dict[str, tuple[str, str]],
+    rows: PlanRows,
+    *,
+    is_recovered: bool,
 ) -> PlanResult:
     plan = planned.plan
     if plan.ignored is not None:
@@ -271,7 +301,9 @@ def _plan_one(
         record_id = tx.id()
         rows.records.append(record_row(record_id, planned))
         for effect in unknown:
-            ready = gather_effect(tx, rows, planned, effect, record_id, known)
+            ready = gather_effect(
+                tx, rows, planned, effect, record_id, known, is_recovered=is_recovered
+            )
             if ready is not None:
                 fresh.append(ready)
     if plan.facts is not None:
@@ -279,10 +311,15 @@ def _plan_one(
     return PlanResult(Disposition.PLANNED, tuple(fresh))
 
 
-def _check_positions(tx: Tx, advances: Sequence[Advance]) -> None:
+def _check_positions(tx: Tx, advances: Sequence[Advance]) -> dict[Stream, int]:
+    """
+    Where each stream's records stop being recovered ones; most are not there.
+
+    Raises: WrongStateError `position_moved`.
+    """
     wanted = [f"{each.stream.topic.value}/{each.stream.partition}" for each in advances]
     rows = _READ_POSITIONS.rows_for(tx.connection, wanted)
-    positions = {(topic, number): position for topic, number, position in rows}
+    positions = {(topic, number): position for topic, number, position, _ in rows}
     for advance in advances:
         stream = advance.stream
         position = positions.get((stream.topic, stream.partition))
@@ -292,6 +329,9 @@ def _check_positions(tx: Tx, advances: Sequence[Advance]) -> None:
                 f"{stream.topic}/{stream.partition} is at {position}, "
                 f"the reader was at {advance.from_position}",
             )
+    return {
+        Stream(Topic(topic), number): until for topic, number, _, until in rows if until is not None
+    }
 
 
 def _move(tx: Tx, advance: Advance) -> None:

@@ -133,6 +133,9 @@ INSERT_EFFECTS: Final = RowInsert(
         "received_at": INTEGER,
         "created_at": INTEGER,
         "settled_at": INTEGER,
+        "first_attempt_at": INTEGER,
+        "absence_counts_from": INTEGER,
+        "was_in_doubt": INTEGER,
         "body_id": INTEGER,
         "record_id": INTEGER,
     },
@@ -205,8 +208,10 @@ def note_attempts(tx: Tx, notes: Sequence[AttemptNote]) -> None:
 
 
 # Guarantees: only effects that still wait are moved.
+# One that may be at Splio already (a recovered ledger) is looked up before it is sent.
 _RELEASE_FOLLOWERS: Final = KeyStatement(
-    "UPDATE effects SET state = 'due', due_at = ? WHERE state = 'blocked' AND after IN (:keys)"
+    "UPDATE effects SET state = CASE WHEN absence_counts_from IS NULL THEN 'due' "
+    "ELSE 'in_doubt' END, due_at = ? WHERE state = 'blocked' AND after IN (:keys)"
 )
 _VOID_FOLLOWERS: Final = KeyStatement(
     "UPDATE effects SET state = 'void', settled_at = ?, reason = 'predecessor_not_applied' "

@@ -18,6 +18,7 @@ from service.domain.ledger import (
     PlanResult,
     PurgeReport,
     ReadyEffect,
+    Recovery,
     Settlement,
     SettleResult,
     Tally,
@@ -37,6 +38,7 @@ from service.ledger import (
     operators,
     outbox,
     reads,
+    recovery,
     replays,
 )
 from service.ledger.claims import ClaimRequest, SettleRequest
@@ -253,6 +255,11 @@ class SqlLedger:
 
     async def dismiss(self, dead_letter_id: int, *, by: str) -> None:
         await self.work(lambda tx: dead_letters.mark_dismissed(tx, dead_letter_id, by=by))
+
+    # -- recovering
+
+    async def recover(self, since: Mapping[Stream, int], ends: Mapping[Stream, int]) -> Recovery:
+        return await self.work(lambda tx: recovery.recover(tx, since, ends))
 
     # -- beyond the port
 

@@ -116,6 +116,7 @@ CREATE TABLE positions (
     "partition" bigint NOT NULL,
     position    bigint NOT NULL,
     updated_at  bigint NOT NULL,
+    recover_until bigint,                              -- what lies before it may be at Splio already
     PRIMARY KEY (topic, "partition")
 );
 

@@ -1,5 +1,6 @@
--- What: notices that wait to be published.
--- Why: with the log on Kafka, downstream services are told of settled effects and dead letters.
+-- What: notices that wait to be published; how far a recovered ledger plans in doubt.
+-- Why: with the log on Kafka, downstream services are told of settled effects and dead letters. A
+-- ledger that was put back from a copy, or lost, must look at Splio before it sends.
 -- When: pre (before the code that uses it).
 CREATE TABLE outbox (
     id             INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice
@@ -20,3 +21,6 @@ CREATE TABLE outbox (
     "partition"    INTEGER,
     "offset"       INTEGER
 ) STRICT;
+
+-- Records before it were perhaps planned by a ledger that is gone; what they ask for is in doubt.
+ALTER TABLE positions ADD COLUMN recover_until INTEGER;
