@@ -37,6 +37,9 @@ class Step(StrEnum):
     LOOK_UP_ANSWERED = "look_up_answered"
     LOOK_UP_RECORDED = "look_up_recorded"
     CREDITS_SEEN = "credits_seen"
+    OUTBOX_READ = "outbox_read"
+    OUTBOX_PUBLISHED = "outbox_published"
+    OUTBOX_REMOVED = "outbox_removed"
     LEDGER_PURGED = "ledger_purged"
 
 

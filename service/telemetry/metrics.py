@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.domain.effects import OPEN_STATES, Kind, Lane, Outcome
 from service.domain.ports import Operation
+from service.domain.records import PublicTopic
 
 _M = TypeVar("_M", Counter, Gauge, Histogram)
 
@@ -210,6 +211,18 @@ class Metrics:
         self.oldest_unseen = self._gauge(
             "relay_oldest_unseen_credit_timestamp_seconds",
             "When the oldest of them was accepted, seconds since the epoch; 0 when none.",
+        )
+        self.outbox_entries = self._gauge(
+            "relay_outbox_entries", "Notices in the ledger that are not published yet."
+        )
+        self.oldest_outbox = self._gauge(
+            "relay_oldest_outbox_timestamp_seconds",
+            "When the oldest of them was written, seconds since the epoch; 0 when none.",
+        )
+        self.notices_published = self._counter(
+            "relay_notices_published_total",
+            "Notices that the log acknowledged; a repeat counts again.",
+            topic=[topic.value for topic in PublicTopic],
         )
         self.ledger_commit_operations = self._histogram(
             "relay_ledger_commit_operations",

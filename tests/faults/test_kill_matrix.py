@@ -38,6 +38,9 @@ _PASSES: Final[Mapping[Step, tuple[int, int]]] = {
     Step.LOOK_UP_ANSWERED: (1, 4),
     Step.LOOK_UP_RECORDED: (1, 4),
     Step.CREDITS_SEEN: (1, 4),
+    Step.OUTBOX_READ: (1, 4),
+    Step.OUTBOX_PUBLISHED: (1, 4),
+    Step.OUTBOX_REMOVED: (1, 4),
     Step.LEDGER_PURGED: (2, 8),
 }
 
