@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -76,7 +76,7 @@ class OutboxPublisher:
         self._chance = chance
         self._to_remove: list[int] = []  # acknowledged, still in the ledger
         self._refused: set[int] = set()
-        self._refused_again_s = 0.0
+        self._refused_again_s = clock.monotonic_s() + _REFUSED_AGAIN_S
         self._kept_back = 0  # entries of the last round, refused ones and those behind them
         self._is_full = False
         self._failures = 0
@@ -96,13 +96,12 @@ class OutboxPublisher:
 
     async def _round(self, stop: asyncio.Event) -> bool:
         """Publish the oldest entries; whether more of them surely wait."""
+        await self._remove_published()
         if not await self._duty.held():
             # Another process publishes them, and tries for itself what was refused here.
-            self._to_remove.clear()
             self._refused.clear()
             self._kept_back = 0
             return False
-        await self._remove_published()
         limit = BATCH + min(self._kept_back, MAX_KEPT_BACK)
         entries = await self._ledger.outbox(limit=limit)
         if not entries:
@@ -118,7 +117,10 @@ class OutboxPublisher:
     async def _publish_in_order(self, entries: Sequence[OutboxEntry], stop: asyncio.Event) -> int:
         """Publish and remove what is not kept back; how many those were."""
         self._refused.intersection_update(entry.id for entry in entries)
-        known = self._refused if self._clock.monotonic_s() < self._refused_again_s else frozenset()
+        known: Collection[int] = self._refused
+        if self._clock.monotonic_s() >= self._refused_again_s:
+            self._refused_again_s = self._clock.monotonic_s() + _REFUSED_AGAIN_S
+            known = ()
         blocked: set[tuple[PublicTopic, str]] = set()
         removed = 0
         batch: list[_Waiting] = []
@@ -129,22 +131,25 @@ class OutboxPublisher:
             elif waiting.place not in blocked:
                 batch.append(waiting)
             if len(batch) == BATCH:
-                removed += await self._publish(batch, blocked)
+                removed += await self._publish(batch, blocked, stop)
                 batch = []
                 if stop.is_set():
                     return removed
         if batch:
-            removed += await self._publish(batch, blocked)
+            removed += await self._publish(batch, blocked, stop)
         return removed
 
     async def _publish(
-        self, batch: Sequence[_Waiting], blocked: set[tuple[PublicTopic, str]]
+        self,
+        batch: Sequence[_Waiting],
+        blocked: set[tuple[PublicTopic, str]],
+        stop: asyncio.Event,
     ) -> int:
         """Publish and remove; refusals go to `blocked`. Returns how many were removed."""
         try:
             await self._log.publish([waiting.record for waiting in batch])
         except PermanentError:
-            await self._publish_singly(batch, blocked)
+            await self._publish_singly(batch, blocked, stop)
         else:
             for waiting in batch:
                 self._count(waiting)
@@ -153,10 +158,15 @@ class OutboxPublisher:
         return await self._remove_published()
 
     async def _publish_singly(
-        self, batch: Sequence[_Waiting], blocked: set[tuple[PublicTopic, str]]
+        self,
+        batch: Sequence[_Waiting],
+        blocked: set[tuple[PublicTopic, str]],
+        stop: asyncio.Event,
     ) -> None:
         """Find what the log refuses; the rest is published."""
         for waiting in batch:
+            if stop.is_set():
+                return
             if waiting.place in blocked:
                 continue
             try:
@@ -175,7 +185,6 @@ class OutboxPublisher:
     def _refuse(self, waiting: _Waiting, error: PermanentError) -> None:
         is_new = waiting.entry.id not in self._refused
         self._refused.add(waiting.entry.id)
-        self._refused_again_s = self._clock.monotonic_s() + _REFUSED_AGAIN_S
         if is_new:
             logger.error(
                 "notice.refused",

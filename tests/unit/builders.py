@@ -10,11 +10,13 @@ from service.domain.effects import (
     Prerequisite,
     PrerequisiteKind,
     RenderedRequest,
+    State,
     effect_key,
     idempotency_key,
 )
 from service.domain.events import Customer, LoyaltyCard, OrderConfirmed, OrderItem
 from service.domain.ledger import Claim, Doubt, ReadyEffect
+from service.domain.notices import DeadLetterNotice, OutcomeNotice
 from service.domain.planning import PlanningPolicy, Shop
 from service.domain.records import Record, Stream, Topic
 from tests.fakes.clock import START_MS
@@ -149,3 +151,37 @@ def make_record(offset: int = 0, value: bytes = b"{}", **changes: Any) -> Record
 
 def key_of(order_id: str, kind: Kind = Kind.EARN) -> EffectKey:
     return effect_key("main", kind, order_id)
+
+
+def make_outcome(order_id: str = "17", **changes: Any) -> OutcomeNotice:
+    key = effect_key("main", Kind.EARN, order_id)
+    values: dict[str, Any] = {
+        "effect_key": key,
+        "kind": Kind.EARN,
+        "order_id": order_id,
+        "outcome": State.APPLIED,
+        "reason": None,
+        "points": 177,
+        "attempt": 1,
+        "reference": idempotency_key(key),
+        "event_id": "01998a2f-7c1d-7000-8f3a-0d5b2c9e4a61",
+        "settled_at_ms": START_MS,
+    }
+    return OutcomeNotice(**values | changes)
+
+
+def make_dead_letter_notice(order_id: str | None = "17", **changes: Any) -> DeadLetterNotice:
+    values: dict[str, Any] = {
+        "id": 5,
+        "kind": "event",
+        "reason": "unreadable",
+        "effect_key": None,
+        "order_id": order_id,
+        "event_id": "01998a2f-7c1d-7000-8f3a-0d5b2c9e4a61",
+        "event_type": "order-confirmed",
+        "topic": Topic.UNREADABLE.value,
+        "partition": 0,
+        "offset": 12,
+        "at_ms": START_MS,
+    }
+    return DeadLetterNotice(**values | changes)
