@@ -6,7 +6,14 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Required
 
 import orjson
-from pydantic import Field, GetCoreSchemaHandler, StringConstraints, TypeAdapter
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    TypeAdapter,
+)
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ValidationError, core_schema
 from typing_extensions import TypedDict
 
@@ -42,6 +49,14 @@ class _OrEmptyList:
             [(handler(source), ""), (empty, "empty")], mode="left_to_right"
         )
 
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Of what is written to the log: the object or null."""
+        assert schema["type"] == "union"
+        (written, _), _ = schema["choices"]
+        return handler(written)
+
 
 @dataclass(frozen=True, slots=True)
 class _NumberOrText:
@@ -64,6 +79,12 @@ class _NumberOrText:
             custom_error_message="neither a number nor a fitting text",
         )
 
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, __: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Of what is written to the log: text."""
+        return {"type": "string", "maxLength": self.max_length, "pattern": self.pattern}
+
 
 @dataclass(frozen=True, slots=True)
 class _Whole:
@@ -82,6 +103,12 @@ class _Whole:
             custom_error_type="no_amount",
             custom_error_message="not a whole number within 2^53",
         )
+
+    def __get_pydantic_json_schema__(
+        self, _: CoreSchema, __: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Of what is written to the log: an integer."""
+        return {"type": "integer", "minimum": -_EXACT, "maximum": _EXACT}
 
 
 # Ids become parts of keys and of paths: no separator in them, and not dots alone.

@@ -8,6 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from service.operations import Operations
 from service.web.answers import bytes_answer, json_answer
+from service.web.asyncapi import asyncapi_document
 from service.web.authentication import BasicAuthentication
 from service.web.dispatch import Router
 from service.web.openapi.operations import operations_document
@@ -52,6 +53,7 @@ def operations_router(
     router.add("GET", "/readyz", answer_ready)
     router.add("GET", "/metrics", answer_metrics)
     router.add("GET", "/openapi.json", document_handler(operations_document()))
+    router.add("GET", "/asyncapi.json", document_handler(asyncapi_document()))
     if operations is not None:
         api = OperationsApi(operations, authentication=authentication, operator=OPERATOR)
         api.add_to(router)

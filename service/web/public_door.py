@@ -25,7 +25,7 @@ async def answer_alive(request: web.BaseRequest, _: Mapping[str, str]) -> web.Re
 
 
 def document_handler(document: bytes) -> Handler:
-    """Answers with an OpenAPI document."""
+    """Answers with a document that describes a door or the topics."""
 
     async def answer(request: web.BaseRequest, _: Mapping[str, str]) -> web.Response:
         return bytes_answer(document, content_type="application/json")

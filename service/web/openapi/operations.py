@@ -122,7 +122,7 @@ _HAS_BODY: Final = {
 
 
 def operations_document() -> bytes:
-    """The document of health, readiness, metrics and `/api/…`."""
+    """The document of health, readiness, metrics, topics and `/api/…`."""
     return encode(
         {
             "openapi": "3.1.0",
@@ -137,6 +137,7 @@ def operations_document() -> bytes:
                 "/healthz": ALIVE,
                 "/readyz": {"get": _ready()},
                 "/metrics": {"get": _metrics()},
+                "/asyncapi.json": {"get": _topics()},
                 **_effect_paths(),
                 **_dead_letter_paths(),
                 **_lane_paths(),
@@ -239,6 +240,19 @@ def _metrics() -> Document:
         "summary": "Prometheus metrics.",
         "security": [],
         "responses": {"200": {"description": "The text format.", "content": text}, **problems({})},
+    }
+
+
+def _topics() -> Document:
+    described = object_of({"asyncapi": {"const": "3.0.0"}})
+    return {
+        "operationId": "describeTopics",
+        "summary": "The AsyncAPI document of the topics.",
+        "security": [],
+        "responses": {
+            "200": json_response("It.", {**described, "additionalProperties": True}),
+            **problems({}),
+        },
     }
 
 
