@@ -261,13 +261,22 @@ async def test_refused_notice_blocks_no_other_order(
     assert fields["topic"] == "loyalty.outcomes.v1"
 
 
-async def test_notices_behind_a_refused_one_of_their_order_wait_for_it(bench: Bench) -> None:
-    """Order by order id, also through a refusal."""
-    bench.log.refuses = refusing("2")
+@pytest.mark.parametrize("is_later", [False, True], ids=["with it", "later"])
+async def test_notices_behind_a_refused_one_of_their_order_wait_for_it(
+    bench: Bench, is_later: bool
+) -> None:
+    """Order by order id, also through a refusal; whether they are read with it or later."""
+
+    def refuse(record: PublicRecord) -> RelayError | None:
+        is_refused = b'"outcome":"rejected"' in record.value
+        return PermanentError("too_large") if is_refused else None
+
+    bench.log.refuses = refuse
     bench.ledger.add(make_outcome("2", outcome=State.REJECTED), make_outcome("1"))
 
     async with bench.running():
-        await bench.pass_time(2)
+        if is_later:
+            await bench.pass_time(2)
         bench.ledger.add(make_outcome("2"), make_outcome("3"))
         await bench.pass_time(2)
         assert set(bench.orders()) == {"1", "3"}
@@ -365,6 +374,23 @@ async def test_stop_ends_a_search_for_refusals_with_the_notice_in_hand(bench: Be
 
     assert bench.log.calls == [10, 1, 1]
     assert len(bench.ledger.entries) == 8
+
+
+async def test_stop_ends_a_round_of_many_batches_after_the_one_in_hand(bench: Bench) -> None:
+    stop = asyncio.Event()
+    orders = [str(number) for number in range(2 * BATCH)]
+    bench.log.refuses = refusing(*orders)
+    bench.ledger.add(*(make_outcome(each) for each in orders))
+    task = asyncio.create_task(bench.publisher(no_step).run(stop))
+    await bench.pass_time(5)
+    bench.log.refuses = refusing()
+    bench.log.on_call = stop.set
+
+    bench.clock.advance(AGAIN_S)
+    await task
+
+    assert bench.orders() == orders[:BATCH]
+    assert len(bench.ledger.entries) == BATCH
 
 
 @given(st.data())
