@@ -6,10 +6,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import astuple
 from typing import Any, Final, Protocol
 
+from consumers.duties import Duty
 from consumers.stopping import pause
 from service.domain.clock import SteadyClock
 from service.domain.effects import OPEN_STATES, Kind
-from service.domain.errors import RelayError
+from service.domain.errors import LedgerUnavailableError, RelayError
 from service.domain.ledger import ChoreLedger, PlanLedger
 from service.domain.ports import EventLog, Step, StepHook
 from service.telemetry.metrics import Metrics
@@ -29,7 +30,8 @@ class ChoreRunnerLedger(ChoreLedger, PlanLedger, Protocol):
 
 class Chores:
     """
-    The worker for what must happen now and then; each chore is small and may fail alone.
+    The worker for what must happen now and then; each chore is small and may fail alone. A process
+    that only receives has no ledger, and no duty.
 
     `on_storage` is told when room on disk falls below `reserve_bytes` or comes back: webhooks
     are refused and claiming stops while there is still room for outcomes.
@@ -40,10 +42,12 @@ class Chores:
     def __init__(
         self,
         log: EventLog,
-        ledger: ChoreRunnerLedger,
+        ledger: ChoreRunnerLedger | None,
         *,
+        duty: Duty | None,
         observe: Callable[[], None],
         on_storage: Callable[[bool], None],
+        on_ledger: Callable[[bool], None] = lambda away: None,
         reserve_bytes: int,
         clock: SteadyClock,
         metrics: Metrics,
@@ -53,8 +57,10 @@ class Chores:
     ) -> None:
         self._log = log
         self._ledger = ledger
+        self._duty = duty
         self._observe = observe
         self._on_storage = on_storage
+        self._on_ledger = on_ledger
         self._reserve_bytes = reserve_bytes
         self._clock = clock
         self._metrics = metrics
@@ -69,9 +75,9 @@ class Chores:
         while not stop.is_set():
             self.check_storage()
             self._observe()
-            if rounds % _TALLY_EVERY == 0:
-                await self._attempt(self._tally())
-                await self._attempt(self._lag())
+            if self._ledger is not None and rounds % _TALLY_EVERY == 0:
+                await self._attempt(self._tally(self._ledger))
+                await self._attempt(self._lag(self._ledger))
             if rounds % self._tidy_rounds == 0:
                 await self._attempt(self._tidy(stop))
             rounds += 1
@@ -89,7 +95,8 @@ class Chores:
     def check_storage(self) -> None:
         """Compare the room left with the reserve and tell when that changed."""
         low = False
-        for store, free in (("log", self._log.free_bytes()), ("ledger", self._ledger.free_bytes())):
+        ledger_free = self._ledger.free_bytes() if self._ledger is not None else None
+        for store, free in (("log", self._log.free_bytes()), ("ledger", ledger_free)):
             if free is not None:
                 self._metrics.disk_free.labels(store).set(free)
                 low = low or free < self._reserve_bytes
@@ -103,9 +110,16 @@ class Chores:
             self._metrics.storage_full.set(low)
             self._on_storage(low)
 
-    async def _tally(self) -> None:
-        tally = await self._ledger.tally()
+    async def _tally(self, ledger: ChoreRunnerLedger) -> None:
         metrics = self._metrics
+        try:
+            tally = await ledger.tally()
+        except LedgerUnavailableError:
+            metrics.ledger_available.set(0)
+            self._on_ledger(True)
+            raise
+        metrics.ledger_available.set(1)
+        self._on_ledger(False)
         for kind in Kind:
             for state in OPEN_STATES:
                 count = tally.open_effects.get((kind, state), 0)
@@ -114,20 +128,24 @@ class Chores:
         metrics.dead_letters_open.set(tally.open_dead_letters)
         metrics.unseen_credits.set(tally.unseen_credits)
         metrics.oldest_unseen.set((tally.oldest_unseen_ms or 0) / 1000)
+        metrics.outbox_entries.set(tally.outbox)
+        metrics.oldest_outbox.set((tally.oldest_outbox_ms or 0) / 1000)
 
-    async def _lag(self) -> None:
+    async def _lag(self, ledger: ChoreRunnerLedger) -> None:
         ends = await self._log.end_positions()
-        positions = await self._ledger.positions(list(ends))
+        positions = await ledger.positions(list(ends))
         for stream, end in ends.items():
             lag = end - positions.get(stream, 0)
             self._metrics.consumer_lag.labels(stream.topic.value, str(stream.partition)).set(lag)
 
     async def _tidy(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            report = await self._ledger.purge(limit=_BITE)
-            self._step(Step.LEDGER_PURGED)
-            trimmed = await self._log.trim(limit=_BITE)
-            if max(trimmed, *astuple(report)) < _BITE:
+            removed = await self._log.trim(limit=_BITE)
+            if self._ledger is not None and self._duty is not None and await self._duty.held():
+                report = await self._ledger.purge(limit=_BITE)
+                self._step(Step.LEDGER_PURGED)
+                removed = max(removed, *astuple(report))
+            if removed < _BITE:
                 return
 
     def _check_drift(self) -> None:

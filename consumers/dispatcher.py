@@ -12,7 +12,7 @@ from consumers.brake import BrakeRule
 from consumers.handlers import Ended, Handler
 from consumers.lane import LaneGate, LaneQueue
 from consumers.outcomes import settlement_of
-from consumers.stopping import set_within
+from consumers.stopping import once_available, set_within
 from service.domain.clock import Clock
 from service.domain.effects import Kind, Lane, Outcome, Prerequisite
 from service.domain.errors import (
@@ -124,7 +124,7 @@ class Dispatcher:
 
         Past it they are abandoned with their claim in place: the next run looks them up.
         """
-        for brake in await self._ledger.brakes():
+        for brake in await once_available(stop, self._ledger.brakes) or ():
             if brake.lane in self.gates:
                 self.gates[Lane(brake.lane)].set_brake(brake.reason)
         used = [lane for lane in Lane if lane is not Lane.CONTACTS]

@@ -8,12 +8,13 @@ from typing import Final, Protocol
 
 from consumers.brake import BrakeRule, DeadLetterBrake
 from consumers.planner import RecordPlanner, set_aside
-from consumers.stopping import first_of, pause
+from consumers.stopping import first_of, once_available, pause
 from service.domain.effects import EffectKey, Kind, State
 from service.domain.errors import (
     LedgerUnavailableError,
     LogUnavailableError,
     PermanentError,
+    StartupError,
     WrongStateError,
 )
 from service.domain.ledger import (
@@ -83,15 +84,19 @@ class Intake:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read and plan until `stop`; what was fetched last is finished first."""
-        for brake in await self._ledger.brakes():
+        for brake in await once_available(stop, self._ledger.brakes) or ():
             if brake.lane == BRAKE_NAME:
                 self._braked = brake.reason
                 self._released.clear()
-        reader = await self._log.open_reader(self._ask_positions)
+        reader = await once_available(stop, lambda: self._log.open_reader(self._ask_positions))
+        if reader is None:
+            return
         try:
             while not stop.is_set():
                 await first_of(stop, self._released.wait())
-                records = await first_of(stop, reader.fetch(max_records=_BATCH, wait_s=_WAIT_S))
+                records = await once_available(
+                    stop, lambda: reader.fetch(max_records=_BATCH, wait_s=_WAIT_S), every_s=_RETRY_S
+                )
                 if records:
                     self._step(Step.RECORDS_FETCHED)
                     await self._take(reader, records, stop)
@@ -103,7 +108,14 @@ class Intake:
         return {"lane": BRAKE_NAME, "braked": self._braked}
 
     async def _ask_positions(self, streams: Sequence[Stream]) -> Mapping[Stream, int]:
+        """
+        Where the ledger is.
+
+        Raises: StartupError when it is behind what the log was told of it.
+        """
+        acknowledged = await self._log.acknowledged()
         known = await self._ledger.positions(streams)
+        refuse_behind({stream: acknowledged.get(stream, 0) for stream in streams}, known)
         for stream in streams:
             self._positions.pop(stream, None)
         self._positions.update(known)
@@ -143,7 +155,8 @@ class Intake:
             logger.warning("records.position_moved", extra={"reason": error.reason})
             # A stream that the ledger does not know goes on where this batch began.
             begun = {each.stream: each.from_position for each in advances}
-            await reader.seek({**begun, **await self._ask_positions(list(begun))})
+            known = await once_available(stop, lambda: self._ask_positions(list(begun)))
+            await reader.seek({**begun, **(known or {})})
             return False
         except PermanentError as error:
             return await self._record_apart(reader, planned, error, stop)
@@ -241,6 +254,25 @@ class Intake:
                 await pause(stop, _RETRY_S)
             else:
                 return
+
+
+def refuse_behind(acknowledged: Mapping[Stream, int], known: Mapping[Stream, int]) -> None:
+    """
+    Raises: StartupError `ledger_behind_log` when the ledger knows less than the log was told: it
+    was put back from a copy, or lost. Planned as if nothing had happened, its effects would be
+    sent a second time.
+    """
+    behind = [
+        f"{stream.topic.value}/{stream.partition} is at {known.get(stream, 0)}, was at {position}"
+        for stream, position in acknowledged.items()
+        if position > known.get(stream, 0)
+    ]
+    if behind:
+        raise StartupError(
+            "ledger_behind_log",
+            f"{'; '.join(behind)}. The ledger was put back from a copy, or lost. Bring it right "
+            "with `loyalty-relay recover --since TIME` (the time of the copy), then start again",
+        )
 
 
 def _log_set_aside(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from consumers.backoff import backoff_s
+from consumers.duties import Duty
 from consumers.handlers import Handler
 from consumers.stopping import first_of, set_within
 from service.domain.clock import Clock
@@ -37,7 +38,8 @@ class LookUpLedger(DoubtLedger, OperatorLedger, Protocol):
 
 class LookUps:
     """
-    The worker that looks up. It also puts effects whose lease ran out in doubt.
+    The worker that looks up, in one of all processes on the ledger. It also puts effects whose
+    lease ran out in doubt.
 
     Found counts at any time; absence only after Splio had time to show it. What Splio does not
     answer is asked again later, for as long as it takes: nothing is assumed.
@@ -51,6 +53,7 @@ class LookUps:
         handlers: Mapping[Kind, Handler],
         *,
         in_doubt: asyncio.Event,
+        duty: Duty,
         clock: Clock,
         metrics: Metrics,
         step: StepHook,
@@ -59,6 +62,7 @@ class LookUps:
         self._ledger = ledger
         self._handlers = handlers
         self._in_doubt = in_doubt
+        self._duty = duty
         self._clock = clock
         self._metrics = metrics
         self._step = step
@@ -95,6 +99,8 @@ class LookUps:
             self._unanswered.clear()
             self._forget_at_s = self._clock.monotonic_s() + _FORGET_S
         try:
+            if not await self._duty.held():
+                return
             expired = await self._ledger.expire_leases()
             if expired:
                 logger.warning("leases.expired", extra={"count": expired})

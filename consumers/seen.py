@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Final
 
+from consumers.duties import Duty
 from consumers.stopping import first_of, pause
 from service.domain.errors import RelayError
 from service.domain.ledger import DoubtLedger
@@ -30,6 +31,7 @@ class SeenReader:
         ledger: DoubtLedger,
         splio: Splio,
         *,
+        duty: Duty,
         tenant: str,
         step: StepHook,
         every_s: float = _EVERY_S,
@@ -37,6 +39,7 @@ class SeenReader:
     ) -> None:
         self._ledger = ledger
         self._splio = splio
+        self._duty = duty
         self._prefix = f"{tenant}:"
         self._step = step
         self._every_s = every_s
@@ -45,6 +48,9 @@ class SeenReader:
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
+                if not await self._duty.held():
+                    await pause(stop, self._every_s)
+                    continue
                 cursor = await self._ledger.credits_cursor()
                 page = await first_of(stop, self._splio.list_credits(after=cursor))
                 if page is None:

@@ -1,12 +1,16 @@
 """Waiting for work without missing the request to stop."""
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from service.domain.clock import Clock
+from service.domain.errors import LedgerUnavailableError, LogUnavailableError
 
 T = TypeVar("T")
+
+logger = logging.getLogger("relay.workers")
 
 
 async def first_of(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -42,6 +46,19 @@ async def set_within(event: asyncio.Event, clock: Clock, seconds: float) -> bool
         waiting.cancel()
         sleeping.cancel()
     return event.is_set()
+
+
+async def once_available(
+    stop: asyncio.Event, ask: Callable[[], Coroutine[Any, Any, T]], *, every_s: float = 1.0
+) -> T | None:
+    """What `ask` brings, asked again while log or ledger are away; None when `stop` was set."""
+    while not stop.is_set():
+        try:
+            return await first_of(stop, ask())
+        except (LedgerUnavailableError, LogUnavailableError) as error:
+            logger.warning("worker.waits", extra={"reason": error.reason})
+            await pause(stop, every_s)
+    return None
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:

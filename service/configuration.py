@@ -9,12 +9,14 @@ from consumers.dispatcher import DispatcherConfig
 from service.domain.effects import Kind, Lane
 from service.domain.planning import ContactKey, GuestOrders, PlanningPolicy, PointsFrom, Shop
 from service.domain.points import Rounding
+from service.eventlog.kafka_config import KafkaConfig, Mechanism
 from service.ledger.config import LedgerConfig
 from service.sandbox.splio import SplioSandboxSettings
 from service.setting_values import splio_is_local
 from service.settings import Settings
 from service.splio.config import SplioConfig
 from service.splio.requests import SplioRenderer
+from service.splio.schedule import Rate, rate_of
 
 
 def planning_policy(settings: Settings) -> PlanningPolicy:
@@ -66,6 +68,7 @@ def ledger_config(settings: Settings) -> LedgerConfig:
         },
         points_from=PointsFrom(settings.points_from),
         universe=_universe(settings),
+        publishes_notices=settings.log_path is None,
         retention_s=settings.retention_s,
     )
 
@@ -80,6 +83,29 @@ def _universe(settings: Settings) -> str:
     if settings.splio_url is None or splio_is_local(settings.splio_url):
         return "sandbox"
     return urlsplit(settings.splio_url).hostname or ""
+
+
+def kafka_config(settings: Settings) -> KafkaConfig:
+    """How to reach Kafka."""
+    password = settings.kafka_password
+    return KafkaConfig(
+        servers=settings.kafka_servers,
+        prefix=settings.topic_prefix,
+        group_instance_id=settings.kafka_instance,
+        user=settings.kafka_user,
+        password=password.get_secret_value() if password else None,
+        mechanism=Mechanism(settings.kafka_mechanism.upper()),
+        tls=settings.kafka_tls,
+        ca_file=settings.kafka_ca,
+        cert_file=settings.kafka_cert,
+        key_file=settings.kafka_key,
+    )
+
+
+def splio_rates(settings: Settings) -> dict[Lane, Rate]:
+    """What Splio allows, by lane; empty without limits."""
+    limits = settings.splio_limits or {}
+    return {lane: rate_of(limits[lane.value]) for lane in Lane if lane.value in limits}
 
 
 def splio_config(settings: Settings, *, url: str) -> SplioConfig:

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import random
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -14,9 +14,11 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from consumers.book_points import BookPoints
 from consumers.chores import Chores
 from consumers.dispatcher import Dispatcher
+from consumers.duties import Duty, LeasedDuty
 from consumers.handlers import Handler
-from consumers.intake import BRAKE_NAME, Intake
+from consumers.intake import BRAKE_NAME, Intake, refuse_behind
 from consumers.look_up import LookUps
+from consumers.outbox import OutboxPublisher
 from consumers.planner import RecordPlanner
 from consumers.post_order import PostOrder
 from consumers.seen import SeenReader
@@ -32,28 +34,38 @@ from service.configuration import (
 )
 from service.domain.clock import SteadyClock
 from service.domain.effects import Kind
+from service.domain.errors import LedgerUnavailableError, StartupError
+from service.domain.ledger import Chore, Ledger, Recovery
 from service.domain.planning import PointsFrom
-from service.domain.ports import StepHook, no_step
+from service.domain.ports import EventLog, StepHook, no_step
 from service.domain.records import Topic
-from service.eventlog.sqlite import RETENTION_S, SqliteEventLog, open_sqlite_log
+from service.doors import Listeners, operator_login, webhook_logins
 from service.ledger.config import LedgerConfig
-from service.ledger.sqlite import SqliteLedger, open_sqlite_ledger
+from service.ledger.sql_ledger import SqlLedger
 from service.operations import Operations
 from service.sandbox.splio import SplioSandbox, open_splio_sandbox
 from service.settings import Settings
 from service.splio.client import SplioClient, open_splio_client
+from service.stores import (
+    DEFAULT_RETENTION_S,
+    Log,
+    Role,
+    make_clock,
+    open_ledger,
+    open_log,
+    open_schedule,
+)
 from service.supervisor import Death, Supervisor, Worker
 from service.telemetry.metrics import Metrics
-from service.web.authentication import BasicAuthentication, LoginThrottle
-from service.web.dispatch import Router
-from service.web.listeners import Listener, ListenerConfig, load_tls
-from service.web.operations_door import OPERATOR, operations_router
+from service.web.operations_door import operations_router
 from service.web.public_door import public_router
 from service.web.webhooks import WebhookDoor, WebhookLimits
 
 # CPython hands the interpreter lock over after this long when another thread asks for it. The
 # committing threads ask once a statement; the default of 5 ms would be most of a commit's time.
 SWITCH_INTERVAL_S: Final = 0.0005
+
+_RECOVERY_S: Final = 60.0  # as long as recovering keeps the services off
 
 logger = logging.getLogger("relay.runtime")
 
@@ -64,6 +76,8 @@ class Readiness:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._obstacles = {"starting": True}
+        self._away: set[str] = set()
+        self._bridged: list[Callable[[], list[str]]] = []
 
     def set(self, obstacle: str, present: bool) -> None:
         """Note that `obstacle` is there, or gone."""
@@ -74,73 +88,21 @@ class Readiness:
         """Why the process is not ready; empty when it is."""
         return [name for name, present in self._obstacles.items() if present]
 
+    def set_away(self, what: str, away: bool) -> None:
+        """Note that something is away whose absence is borne for a while."""
+        (self._away.add if away else self._away.discard)(what)
+
+    def ask_also(self, degraded: Callable[[], list[str]]) -> None:
+        """Somebody who tells what is away and bridged."""
+        self._bridged.append(degraded)
+
+    def degraded(self) -> list[str]:
+        """What is away while the process works on."""
+        return [*sorted(self._away), *(each for ask in self._bridged for each in ask())]
+
     def accepts(self) -> bool:
         """Whether webhooks may be taken."""
         return not self.reasons()
-
-
-@dataclass(frozen=True, slots=True)
-class Listeners:
-    """The two doors of the process."""
-
-    public: Listener
-    operations: Listener
-    _scheme: str
-    _public_host: str
-    _operations_host: str
-
-    @classmethod
-    def of(cls, settings: Settings, *, public: Router, operations: Router) -> "Listeners":
-        """Both listeners as the settings want them, not started yet."""
-        tls = None
-        if settings.tls_cert is not None and settings.tls_key is not None:
-            tls = load_tls(settings.tls_cert, settings.tls_key)
-        return cls(
-            Listener(
-                ListenerConfig(
-                    "public",
-                    settings.http_host,
-                    settings.http_port,
-                    "RELAY_HTTP_PORT",
-                    max_connections=settings.max_connections,
-                    tls=tls,
-                ),
-                public,
-            ),
-            Listener(
-                ListenerConfig(
-                    "operations",
-                    settings.operations_host,
-                    settings.operations_port,
-                    "RELAY_OPERATIONS_PORT",
-                    tls=tls,
-                ),
-                operations,
-            ),
-            "https" if tls else "http",
-            settings.http_host,
-            settings.operations_host,
-        )
-
-    @property
-    def public_url(self) -> str:
-        """Base address of the public listener."""
-        return f"{self._scheme}://{_bracketed(self._public_host)}:{self.public.port}"
-
-    @property
-    def operations_url(self) -> str:
-        """Base address of the operations listener."""
-        return f"{self._scheme}://{_bracketed(self._operations_host)}:{self.operations.port}"
-
-    async def start(self) -> None:
-        """Listen on both. Raises: StartupError."""
-        await self.operations.start()
-        await self.public.start()
-
-    async def stop(self, grace_s: float) -> None:
-        """Stop what still listens."""
-        await self.public.stop(grace_s=grace_s)
-        await self.operations.stop(grace_s=grace_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +123,7 @@ class Pace:
     seen_idle_s: float = 60.0
     chores_every_s: float = 1.0
     tidy_rounds: int = 60
-    log_retention_s: Mapping[Topic, float] = field(default_factory=lambda: RETENTION_S)
+    log_retention_s: Mapping[Topic, float] = field(default_factory=lambda: DEFAULT_RETENTION_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +134,21 @@ class Runtime:
     metrics: Metrics
     readiness: Readiness
     listeners: Listeners
-    operations: Operations
+    _operations: Operations | None
     sandbox: SplioSandbox | None
-    _log: SqliteEventLog
-    _ledger: SqliteLedger
+    _log: EventLog
+    _ledger: Ledger | None
     _workers: Sequence[Worker]
+
+    @property
+    def operations(self) -> Operations:
+        """What an operator can do, in a process that has a ledger."""
+        assert self._operations is not None
+        return self._operations
 
     async def backlog(self) -> int:
         """Records in the log that are not planned yet."""
+        assert self._ledger is not None, "who only receives does not know"
         ends = await self._log.end_positions()
         positions = await self._ledger.positions(list(ends))
         return sum(end - positions.get(stream, 0) for stream, end in ends.items())
@@ -199,7 +168,7 @@ class Runtime:
         logger.info(
             "service.ready",
             extra={
-                "public": self.listeners.public_url,
+                "public": self.listeners.public_url if self.listeners.public else None,
                 "operations": self.listeners.operations_url,
             },
         )
@@ -207,7 +176,7 @@ class Runtime:
             await asyncio.wait((supervised, asked), return_when=asyncio.FIRST_COMPLETED)
             self.readiness.set("stopping", True)
             logger.info("service.stopping", extra={"asked": asked.done()})
-            await self.listeners.public.stop(grace_s=self.settings.grace_s)
+            await self.listeners.stop_public(self.settings.grace_s)
         finally:
             workers_stop.set()
             asked.cancel()
@@ -216,144 +185,247 @@ class Runtime:
         return death
 
 
+@dataclass(frozen=True, slots=True)
+class _Basis:
+    """What every part of one process is made with."""
+
+    settings: Settings
+    metrics: Metrics
+    clock: SteadyClock
+    readiness: Readiness
+    step: StepHook
+    pace: Pace
+
+
+@dataclass(frozen=True, slots=True)
+class _Consumers:
+    """The parts that act on the log and the ledger."""
+
+    operations: Operations
+    dispatcher: Dispatcher
+    workers: Sequence[Worker]
+
+
 @asynccontextmanager
 async def open_runtime(
-    settings: Settings, *, step: StepHook = no_step, pace: Pace = Pace()
+    settings: Settings,
+    *,
+    role: Role = Role.SERVE,
+    step: StepHook = no_step,
+    pace: Pace = Pace(),
 ) -> AsyncIterator[Runtime]:
     """
     Open everything in order of dependency, and close it in reverse.
 
     `step` is called at every labelled step; the kill matrix passes one that kills the process,
     and a `pace` that brings every step soon.
-    Raises: StartupError when a file, port or setting does not let the process start.
+    Raises: StartupError when a file, server, port or setting does not let the process start.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     async with AsyncExitStack() as stack:
         metrics = Metrics(_registry())
-        clock = SteadyClock()
+        # Who only receives needs no ledger, and starts while its server is away.
+        clock = await make_clock(settings) if role.consumes else SteadyClock()
         readiness = Readiness(metrics)
+        basis = _Basis(settings, metrics, clock, readiness, step, pace)
         log = await stack.enter_async_context(
-            open_sqlite_log(
-                settings.log_path,
+            open_log(
+                settings,
                 metrics=metrics,
                 clock=clock,
+                receives=role.receives,
                 step=step,
                 retention_s=pace.log_retention_s,
             )
         )
-        ledger = await stack.enter_async_context(
-            open_sqlite_ledger(
-                settings.ledger_path,
-                config=ledger_config(settings),
+        readiness.ask_also(log.degraded)
+        ledger: Ledger | None = None
+        consumers: _Consumers | None = None
+        sandbox: SplioSandbox | None = None
+        if role.consumes:
+            opened = open_ledger(settings, metrics=metrics, clock=clock, step=step)
+            ledger = own = await stack.enter_async_context(opened)
+            await _refuse_ledger_behind(log.log, own)
+            if settings.splio_url is None:
+                sandbox = await stack.enter_async_context(
+                    open_splio_sandbox(sandbox_settings(settings))
+                )
+            splio = await stack.enter_async_context(_open_splio(basis, sandbox))
+            consumers = _wire_consumers(basis, log, own, splio)
+        chores = _wire_chores(basis, log.log, ledger, consumers)
+        door = None
+        if role.receives:
+            door = WebhookDoor(
+                EventPublisher(log.writer, metrics=metrics, tenant=settings.tenant, clock=clock),
+                authentication=webhook_logins(settings, clock),
+                metrics=metrics,
+                clock=clock,
+                accepting=readiness.accepts,
+                limits=WebhookLimits(settings.body_limit, settings.body_timeout_s),
+                step=step,
+            )
+        operations = consumers.operations if consumers else None
+        listeners = Listeners.of(
+            settings,
+            public=public_router(door) if door else None,
+            operations=operations_router(
+                operations,
+                metrics=metrics.registry,
+                authentication=operator_login(settings, clock),
+                not_ready=readiness.reasons,
+                degraded=readiness.degraded,
+            ),
+        )
+        stack.push_async_callback(listeners.stop, settings.grace_s)
+        await listeners.start()
+        workers = (*(consumers.workers if consumers else ()), chores, *log.workers)
+        if ledger is not None:
+            # Before the ledger is closed, and after the workers are done with them.
+            stack.push_async_callback(_release_duties, ledger)
+        yield Runtime(
+            settings, metrics, readiness, listeners, operations, sandbox, log.log, ledger, workers
+        )
+
+
+async def _refuse_ledger_behind(log: EventLog, ledger: Ledger) -> None:
+    """Raises: StartupError `ledger_behind_log`."""
+    acknowledged = await log.acknowledged()
+    refuse_behind(acknowledged, await ledger.positions(list(acknowledged)))
+
+
+async def _release_duties(ledger: Ledger) -> None:
+    try:
+        await ledger.release_duties()
+    except LedgerUnavailableError as error:
+        # Their leases run out in a few seconds.
+        logger.warning("duties.not_released", extra={"reason": error.reason})
+
+
+@asynccontextmanager
+async def _open_splio(basis: _Basis, sandbox: SplioSandbox | None) -> AsyncIterator[SplioClient]:
+    settings = basis.settings
+    url = sandbox.url if sandbox is not None else settings.splio_url
+    assert url is not None
+    async with (
+        open_schedule(settings, basis.clock) as schedule,
+        open_splio_client(
+            splio_config(settings, url=url),
+            clock=basis.clock,
+            metrics=basis.metrics,
+            schedule=schedule,
+            step=basis.step,
+        ) as splio,
+    ):
+        yield splio
+
+
+def _wire_consumers(basis: _Basis, log: Log, ledger: Ledger, splio: SplioClient) -> _Consumers:
+    settings, metrics, clock, step = basis.settings, basis.metrics, basis.clock, basis.step
+    handlers = _handlers(settings, splio, clock)
+    dispatcher = Dispatcher(
+        ledger,
+        splio,
+        handlers,
+        config=dispatcher_config(settings),
+        clock=clock,
+        metrics=metrics,
+        step=step,
+        random_=random.Random(),
+    )
+    planner = RecordPlanner(planning_policy(settings), renderer(settings))
+    intake = Intake(
+        log.log,
+        ledger,
+        planner,
+        dispatcher,
+        metrics=metrics,
+        step=step,
+        brake_rule=brake_rule(settings),
+    )
+    look_ups = LookUps(
+        ledger,
+        handlers,
+        in_doubt=dispatcher.in_doubt,
+        duty=_duty(basis, ledger, Chore.LOOK_UP),
+        clock=clock,
+        metrics=metrics,
+        step=step,
+        random_=random.Random(),
+    )
+    seen = SeenReader(
+        ledger,
+        splio,
+        duty=_duty(basis, ledger, Chore.SEEN),
+        tenant=settings.tenant,
+        step=step,
+        every_s=basis.pace.seen_every_s,
+        idle_s=basis.pace.seen_idle_s,
+    )
+    workers: list[Worker] = [intake, dispatcher, look_ups, seen]
+    if log.public is not None:
+        workers.append(
+            OutboxPublisher(
+                ledger,
+                log.public,
+                duty=_duty(basis, ledger, Chore.OUTBOX),
+                tenant=settings.tenant,
                 clock=clock,
                 metrics=metrics,
                 step=step,
             )
         )
-        sandbox: SplioSandbox | None = None
-        splio_url = settings.splio_url
-        if splio_url is None:
-            sandbox = await stack.enter_async_context(
-                open_splio_sandbox(sandbox_settings(settings))
-            )
-            splio_url = sandbox.url
-        splio = await stack.enter_async_context(
-            open_splio_client(
-                splio_config(settings, url=splio_url), clock=clock, metrics=metrics, step=step
-            )
-        )
-        handlers = _handlers(settings, splio, clock)
-        dispatcher = Dispatcher(
-            ledger,
-            splio,
-            handlers,
-            config=dispatcher_config(settings),
-            clock=clock,
-            metrics=metrics,
-            step=step,
-            random_=random.Random(),
-        )
-        planner = RecordPlanner(planning_policy(settings), renderer(settings))
-        intake = Intake(
-            log,
-            ledger,
-            planner,
-            dispatcher,
-            metrics=metrics,
-            step=step,
-            brake_rule=brake_rule(settings),
-        )
-        look_ups = LookUps(
-            ledger,
-            handlers,
-            in_doubt=dispatcher.in_doubt,
-            clock=clock,
-            metrics=metrics,
-            step=step,
-            random_=random.Random(),
-        )
+    operations = Operations(
+        ledger, ledger, planner, look_ups=look_ups, lanes=_Lanes(dispatcher, intake)
+    )
+    return _Consumers(operations, dispatcher, workers)
 
-        def on_storage(low: bool) -> None:
-            readiness.set("storage_low", low)
+
+def _wire_chores(
+    basis: _Basis, log: EventLog, ledger: Ledger | None, consumers: _Consumers | None
+) -> Chores:
+    dispatcher = consumers.dispatcher if consumers else None
+
+    def on_storage(low: bool) -> None:
+        basis.readiness.set("storage_low", low)
+        if dispatcher is not None:
             dispatcher.set_storage_low(low)
 
-        chores = Chores(
-            log,
-            ledger,
-            observe=dispatcher.observe,
-            on_storage=on_storage,
-            reserve_bytes=settings.disk_reserve,
-            clock=clock,
-            metrics=metrics,
-            step=step,
-            every_s=pace.chores_every_s,
-            tidy_rounds=pace.tidy_rounds,
-        )
-        chores.check_storage()
-        seen = SeenReader(
-            ledger,
-            splio,
-            tenant=settings.tenant,
-            step=step,
-            every_s=pace.seen_every_s,
-            idle_s=pace.seen_idle_s,
-        )
-        operations = Operations(
-            ledger, ledger, planner, look_ups=look_ups, lanes=_Lanes(dispatcher, intake)
-        )
-        door = WebhookDoor(
-            EventPublisher(log, metrics=metrics, tenant=settings.tenant, clock=clock),
-            authentication=_webhook_logins(settings, clock),
-            metrics=metrics,
-            clock=clock,
-            accepting=readiness.accepts,
-            limits=WebhookLimits(settings.body_limit, settings.body_timeout_s),
-            step=step,
-        )
-        listeners = Listeners.of(
-            settings,
-            public=public_router(door),
-            operations=operations_router(
-                operations,
-                metrics=metrics.registry,
-                authentication=_operator_login(settings, clock),
-                not_ready=readiness.reasons,
-            ),
-        )
-        stack.push_async_callback(listeners.stop, settings.grace_s)
-        await listeners.start()
-        workers = (intake, dispatcher, look_ups, seen, chores)
-        yield Runtime(
-            settings, metrics, readiness, listeners, operations, sandbox, log, ledger, workers
-        )
+    def on_ledger(away: bool) -> None:
+        basis.readiness.set_away("ledger_away", away)
+
+    chores = Chores(
+        log,
+        ledger,
+        duty=_duty(basis, ledger, Chore.PURGE) if ledger is not None else None,
+        observe=dispatcher.observe if dispatcher is not None else _nothing,
+        on_storage=on_storage,
+        on_ledger=on_ledger,
+        reserve_bytes=basis.settings.disk_reserve,
+        clock=basis.clock,
+        metrics=basis.metrics,
+        step=basis.step,
+        every_s=basis.pace.chores_every_s,
+        tidy_rounds=basis.pace.tidy_rounds,
+    )
+    chores.check_storage()
+    return chores
+
+
+def _duty(basis: _Basis, ledger: Ledger, chore: Chore) -> Duty:
+    return LeasedDuty(ledger, chore, clock=basis.clock, metrics=basis.metrics)
+
+
+def _nothing() -> None:
+    """Nobody is there to be observed."""
 
 
 @asynccontextmanager
 async def open_offline(settings: Settings) -> AsyncIterator[Operations]:
     """
-    An operator's use cases on the ledger file itself, while no service runs on it.
+    An operator's use cases on the ledger itself. A file is refused while a service runs on it;
+    a server is shared.
 
-    Raises: StartupError `already_running` when one does.
+    Raises: StartupError, `already_running` among others.
     """
     async with _open_ledger_alone(settings, ledger_config(settings)) as ledger:
         planner = RecordPlanner(planning_policy(settings), renderer(settings))
@@ -371,15 +443,35 @@ async def change_points_from(settings: Settings) -> None:
         await ledger.change_points_from(PointsFrom(settings.points_from))
 
 
-def _open_ledger_alone(
-    settings: Settings, config: LedgerConfig
-) -> AbstractAsyncContextManager[SqliteLedger]:
-    return open_sqlite_ledger(
-        settings.ledger_path,
-        config=config,
-        clock=SteadyClock(),
-        metrics=Metrics(CollectorRegistry()),
-    )
+async def recover(settings: Settings, *, since_ms: int) -> Recovery:
+    """
+    Bring a ledger right that is behind its log; no service may run on either.
+
+    Raises: StartupError, `consumers_run` among others; LogUnavailableError.
+    """
+    metrics = Metrics(CollectorRegistry())
+    clock = await make_clock(settings)
+    async with (
+        open_log(settings, metrics=metrics, clock=clock, receives=False) as log,
+        open_ledger(settings, metrics=metrics, clock=clock) as ledger,
+    ):
+        if not await ledger.hold_duty(Chore.LOOK_UP, lease_s=_RECOVERY_S):
+            raise StartupError(
+                "consumers_run", "a service works on this ledger; stop every one of them first"
+            )
+        try:
+            since = await log.log.positions_at(since_ms)
+            return await ledger.recover(since, await log.log.end_positions())
+        finally:
+            await ledger.release_duties()
+
+
+@asynccontextmanager
+async def _open_ledger_alone(settings: Settings, config: LedgerConfig) -> AsyncIterator[SqlLedger]:
+    clock = await make_clock(settings)
+    metrics = Metrics(CollectorRegistry())
+    async with open_ledger(settings, metrics=metrics, clock=clock, config=config) as ledger:
+        yield ledger
 
 
 class _Lanes:
@@ -411,29 +503,6 @@ def _handlers(settings: Settings, splio: SplioClient, clock: SteadyClock) -> dic
             splio, clock, card_patience_s=settings.card_patience_s, random_=random.Random()
         ),
     }
-
-
-def _webhook_logins(settings: Settings, clock: SteadyClock) -> BasicAuthentication:
-    return BasicAuthentication(
-        [(user, password.get_secret_value()) for user, password in settings.webhook_credentials],
-        realm="webhooks",
-        throttle=LoginThrottle(clock),
-    )
-
-
-def _operator_login(settings: Settings, clock: SteadyClock) -> BasicAuthentication | None:
-    """None without a password: then nothing can be changed."""
-    if settings.operations_password is None:
-        return None
-    return BasicAuthentication(
-        [(OPERATOR, settings.operations_password.get_secret_value())],
-        realm="operations",
-        throttle=LoginThrottle(clock),
-    )
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _registry() -> CollectorRegistry:

@@ -23,10 +23,12 @@ from service.setting_values import (
     format_brake,
     format_duration,
     format_flag,
+    format_ledger_url,
     format_limits,
     format_shops,
     format_size,
     format_visible_after,
+    is_postgres,
     parse_brake,
     parse_credentials,
     parse_duration,
@@ -34,6 +36,7 @@ from service.setting_values import (
     parse_file,
     parse_flag,
     parse_host,
+    parse_ledger_url,
     parse_limits,
     parse_secret,
     parse_shops,
@@ -110,6 +113,7 @@ Size = Annotated[int, _from_text(parse_size), Shown(format_size, "size")]
 Host = Annotated[str, _from_text(parse_host)]
 File = Annotated[Path, _from_text(parse_file)]
 SqliteUrl = Annotated[str, _from_text(parse_sqlite_url)]
+LedgerUrl = Annotated[str, _from_text(parse_ledger_url), Shown(format_ledger_url)]
 Zone = Annotated[ZoneInfo, _from_text(parse_timezone), Shown(lambda zone: zone.key)]
 Secret = Annotated[SecretStr | None, _from_text(parse_secret), Shown(_set_or_not)]
 Credentials = Annotated[
@@ -214,10 +218,10 @@ class Settings(BaseModel):
         description="The durable log of events.",
         examples=["sqlite:///data/relay-log.db"],
     )
-    ledger_url: SqliteUrl = Field(
+    ledger_url: LedgerUrl = Field(
         default="sqlite:///data/relay-ledger.db",
-        description="The ledger that decides what may be sent.",
-        examples=["sqlite:///data/relay-ledger.db"],
+        description="The ledger that decides what may be sent: sqlite:/// or postgresql://.",
+        examples=["postgresql://relay:password@host/relay"],
     )
     disk_reserve: Size = Field(
         default=256 * 1024 * 1024,
@@ -375,9 +379,9 @@ class Settings(BaseModel):
         return sqlite_path(self.log_url)
 
     @property
-    def ledger_path(self) -> Path:
-        """The ledger's file."""
-        return sqlite_path(self.ledger_url)
+    def ledger_path(self) -> Path | None:
+        """The ledger's file, None when it is not one."""
+        return None if is_postgres(self.ledger_url) else sqlite_path(self.ledger_url)
 
 
 def variable(field: str) -> str:
@@ -387,6 +391,9 @@ def variable(field: str) -> str:
 
 FIELDS: Final = {name: info for name, info in Settings.model_fields.items() if info.examples}
 """The fields that a variable sets, in the order in which they are shown."""
+
+FROM_FILE: Final = frozenset({"ledger_url"})
+"""Further fields that a file may set, as they may hold a secret."""
 
 SECRETS: Final = frozenset({"operations_password", "webhook_credentials", "splio_api_key"})
 """The fields that a file may set, and whose values are never shown."""

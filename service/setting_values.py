@@ -16,6 +16,8 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 from zoneinfo import ZoneInfo
 
 import orjson
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 LANES = ("contacts", "sales", "other")
@@ -34,6 +36,7 @@ _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _VISIBLE_AFTER_LIMIT_S = 86400.0
 _STORE_LIMIT = 100  # characters
 
@@ -189,6 +192,28 @@ def parse_sqlite_url(text: str) -> str:
     if path.name in ("", "..", ":memory:") or text.endswith("/") or "\x00" in str(path):
         raise ValueError("does not name a file")
     return text
+
+
+def parse_ledger_url(text: str) -> str:
+    """What `parse_sqlite_url` takes, or `postgresql://user:password@host/database`, unchanged."""
+    if not text.startswith(("postgresql://", "postgres://")):
+        return parse_sqlite_url(text)
+    try:
+        # The driver itself knows best what it takes, its parameters after ? included.
+        conninfo_to_dict(text)
+    except ProgrammingError:
+        raise ValueError("is not an address like postgresql://user@host/database") from None
+    return text
+
+
+def format_ledger_url(url: str) -> str:
+    """The address without its password."""
+    return _PASSWORD.sub(r"\1…@", url)
+
+
+def is_postgres(url: str) -> bool:
+    """Whether an address that `parse_ledger_url` accepted is one of PostgreSQL."""
+    return url.startswith("postgres")
 
 
 def sqlite_path(url: str) -> Path:

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from service.setting_model import (
     FIELDS,
+    FROM_FILE,
     PREFIX,
     SANDBOX_VISIBLE_AFTER,
     SECRETS,
@@ -53,6 +54,7 @@ SANDBOX_WEBHOOK_USER: Final = "scayle"
 SANDBOX_PASSWORD: Final = "sandbox"  # of the webhook user and of the operations door
 SANDBOX_API_KEY: Final = "sandbox-api-key"
 
+_FILES: Final = SECRETS | FROM_FILE
 # Not repeated in a problem: secrets, and what may hold one by mistake or is long.
 _NOT_REPEATED: Final = SECRETS | {"log_url", "ledger_url", "splio_url", "shops"}
 _SHOWN_LIMIT: Final = 40  # characters of a value that a problem repeats
@@ -98,7 +100,12 @@ class SettingRow:
 
 
 def load_settings(
-    environ: Mapping[str, str], *, sandbox: bool = False, serving: bool = True
+    environ: Mapping[str, str],
+    *,
+    sandbox: bool = False,
+    serving: bool = True,
+    takes_webhooks: bool = True,
+    takes_effect: bool = True,
 ) -> Settings:
     """
     The settings that `environ` asks for. Reads the files that `…_FILE` variables name.
@@ -110,6 +117,8 @@ def load_settings(
             on loopback, and short waits.
         serving: whether the service itself will run; False for a command that only looks, which
             needs no credentials and opens no listener.
+        takes_webhooks: False for a process that only consumes: it has no public listener.
+        takes_effect: False for a process that only receives: it does not talk to Splio.
 
     Raises: SettingsError with all problems at once.
     """
@@ -130,8 +139,11 @@ def load_settings(
     problems += _storage_problems(settings, failed)
     if serving:
         problems += _tls_problems(settings, failed)
-        problems += _listener_problems(settings, failed)
-        problems += _required_problems(settings, failed)
+        problems += _listener_problems(settings, failed, takes_webhooks=takes_webhooks)
+        if takes_webhooks:
+            problems += _credential_problems(settings, failed)
+        if takes_effect:
+            problems += _splio_problems(settings, failed)
     warnings = tuple(_unknown_names(environ))
     if problems:
         raise SettingsError(tuple(problems), warnings)
@@ -162,7 +174,7 @@ def _read_variables(
     for field in FIELDS:
         name = variable(field)
         text = environ.get(name, "") if field in SECRETS else environ.get(name, "").strip()
-        path = environ.get(name + _FILE_SUFFIX, "").strip() if field in SECRETS else ""
+        path = environ.get(name + _FILE_SUFFIX, "").strip() if field in _FILES else ""
         if text or path:
             sources[field] = "file" if path else "environment"
         try:
@@ -291,16 +303,19 @@ def _storage_problems(settings: Settings, failed: set[str]) -> Iterator[Problem]
         ("ledger_url", settings.ledger_path),
         ("sandbox_path", settings.sandbox_path),
     ):
-        if field not in failed:
+        if field not in failed and path is not None:
             other = files.setdefault(realpath(path), field)
             if other != field:
                 yield _problem(field, f"names the file of {variable(other)}; they must differ")
 
 
-def _listener_problems(settings: Settings, failed: set[str]) -> Iterator[Problem]:
+def _listener_problems(
+    settings: Settings, failed: set[str], *, takes_webhooks: bool
+) -> Iterator[Problem]:
     for field in ("http_host", "operations_host"):
         if (
-            failed.isdisjoint({field, "behind_tls", "tls_cert", "tls_key"})
+            (takes_webhooks or field != "http_host")
+            and failed.isdisjoint({field, "behind_tls", "tls_cert", "tls_key"})
             and not is_loopback(getattr(settings, field))
             and not settings.behind_tls
             and settings.tls_cert is None
@@ -312,13 +327,14 @@ def _listener_problems(settings: Settings, failed: set[str]) -> Iterator[Problem
                 " RELAY_BEHIND_TLS=1 where something in front ends TLS",
             )
     if (
-        failed.isdisjoint({"http_port", "operations_port"})
+        takes_webhooks
+        and failed.isdisjoint({"http_port", "operations_port"})
         and settings.http_port == settings.operations_port != 0
     ):
         yield _problem("operations_port", f"is also {variable('http_port')}; they must differ")
 
 
-def _required_problems(settings: Settings, failed: set[str]) -> Iterator[Problem]:
+def _credential_problems(settings: Settings, failed: set[str]) -> Iterator[Problem]:
     if (
         failed.isdisjoint({"webhook_credentials", "http_host", "behind_tls"})
         and not settings.webhook_credentials
@@ -329,6 +345,9 @@ def _required_problems(settings: Settings, failed: set[str]) -> Iterator[Problem
             else "every webhook must authenticate"
         )
         yield _problem("webhook_credentials", f"is not set: {reason}")
+
+
+def _splio_problems(settings: Settings, failed: set[str]) -> Iterator[Problem]:
     if not settings.sandbox:
         if "splio_url" not in failed and settings.splio_url is None:
             yield _problem("splio_url", "is not set (or start with --sandbox)")
@@ -341,7 +360,7 @@ def _required_problems(settings: Settings, failed: set[str]) -> Iterator[Problem
 
 def _unknown_names(environ: Mapping[str, str]) -> Iterator[str]:
     known = [variable(field).removeprefix(PREFIX) for field in FIELDS]
-    known += [variable(field).removeprefix(PREFIX) + _FILE_SUFFIX for field in sorted(SECRETS)]
+    known += [variable(field).removeprefix(PREFIX) + _FILE_SUFFIX for field in sorted(_FILES)]
     for name in sorted(environ):
         bare = name.removeprefix(PREFIX)
         if bare != name and bare not in known:

@@ -93,11 +93,11 @@ class OfflineDesk:
 @asynccontextmanager
 async def open_offline_desk(settings: Settings) -> AsyncIterator[OfflineDesk]:
     """
-    The desk on the ledger file that the settings name; it must be there.
+    The desk on the ledger that the settings name; a file must be there.
 
     Raises: StartupError `already_running` when a service runs on it, `no_ledger` without one.
     """
-    if not settings.ledger_path.exists():
+    if settings.ledger_path is not None and not settings.ledger_path.exists():
         # Opening would make an empty one, which would look like a ledger without problems.
         raise StartupError("no_ledger", f"there is no {settings.ledger_path} (RELAY_LEDGER_URL)")
     async with AsyncExitStack() as stack:

@@ -9,11 +9,13 @@ from service.cli import dead_letters, effects, lanes, lookup
 from service.cli.demo import demo
 from service.cli.doctor import doctor
 from service.cli.exits import EXIT_CODES, RelayGroup
+from service.cli.migrate import migrate
 from service.cli.points import points
 from service.cli.points_from import points_from
+from service.cli.recover import recover
 from service.cli.sandbox import sandbox
 from service.cli.send import send
-from service.cli.serve import serve
+from service.cli.serve import consume, receive, serve
 from service.cli.settings_list import settings
 
 app = typer.Typer(
@@ -62,7 +64,20 @@ def relay(
 
 
 # In the order in which help shows them.
-for command in (serve, demo, sandbox, send, doctor, settings, points, points_from):
+for command in (
+    serve,
+    receive,
+    consume,
+    demo,
+    sandbox,
+    send,
+    doctor,
+    settings,
+    migrate,
+    recover,
+    points,
+    points_from,
+):
     app.command()(command)
 app.add_typer(effects.app, name="effects")
 app.add_typer(dead_letters.app, name="dead-letters")

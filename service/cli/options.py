@@ -20,7 +20,8 @@ T = TypeVar("T")
 DEFAULT_LIMIT: Final = 50  # rows, about a screen
 
 
-def _read_moment(text: str) -> int:
+def read_moment(text: str) -> int:
+    """A parser of times for typer."""
     try:
         return parse_moment(text, now=datetime.now(UTC))
     except ValueError as error:
@@ -39,13 +40,13 @@ All = Annotated[bool, typer.Option("--all", help="Every row, without a limit.")]
 Since = Annotated[
     int | None,
     typer.Option(
-        "--since", parser=_read_moment, metavar="TIME", help=f"From then on: {MOMENT_FORMS}."
+        "--since", parser=read_moment, metavar="TIME", help=f"From then on: {MOMENT_FORMS}."
     ),
 ]
 Until = Annotated[
     int | None,
     typer.Option(
-        "--until", parser=_read_moment, metavar="TIME", help="Before then, in the same forms."
+        "--until", parser=read_moment, metavar="TIME", help="Before then, in the same forms."
     ),
 ]
 Sandbox = Annotated[bool, typer.Option("--sandbox", help="As `serve --sandbox` would have them.")]

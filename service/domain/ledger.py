@@ -331,7 +331,7 @@ class ChoreLedger(Protocol):
         ...
 
 
-class Duty(StrEnum):
+class Chore(StrEnum):
     """A chore that one of all processes on a ledger does."""
 
     LOOK_UP = "look_up"
@@ -346,8 +346,11 @@ class DutyLedger(Protocol):
     compare-and-set, as a process that stood still may believe in its lease for too long.
     """
 
-    async def hold_duty(self, duty: Duty, *, lease_s: float) -> bool:
-        """Take `duty`, or keep it, for `lease_s` from now; False while another process has it."""
+    async def hold_duty(self, chore: Chore, *, lease_s: float) -> bool:
+        """
+        Take the duty of `chore`, or keep it, for `lease_s` from now; False while another process
+        has it.
+        """
         ...
 
     async def release_duties(self) -> None:

@@ -114,6 +114,10 @@ class EventLog(LogWriter, Protocol):
         """
         ...
 
+    async def positions_at(self, time_ms: int) -> Mapping[Stream, int]:
+        """Per stream, the offset of the first record appended at that time or later."""
+        ...
+
     async def trim(self, *, limit: int) -> int:
         """
         Remove at most `limit` records that are old and read; returns how many, 0 where the

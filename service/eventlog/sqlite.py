@@ -53,7 +53,8 @@ _TRIM_BITE: Final = 100
 _FULL_RETRY_S: Final = 1.0
 _NOT_WRITABLE_RETRY_S: Final = 5.0
 
-# The end of the first records from `first` on that are all older than the cutoff.
+# The end of the first records from `first` on that are all older than the cutoff; `room` is how
+# many are looked at, -1 for all.
 _FIND_TRIMMABLE: Final = """
     SELECT coalesce(
         min(position) FILTER (WHERE appended_at_ms >= :cutoff_ms),
@@ -180,6 +181,9 @@ class SqliteEventLog:
     def free_bytes(self) -> int | None:
         return free_bytes(self._file.path)
 
+    async def positions_at(self, time_ms: int) -> Mapping[Stream, int]:
+        return await asyncio.to_thread(self._find_positions, time_ms)
+
     async def trim(self, *, limit: int) -> int:
         """
         Remove up to `limit` records that are past retention and behind every reader.
@@ -208,6 +212,25 @@ class SqliteEventLog:
         for reader in list(self._readers):
             await reader.close()
         await asyncio.to_thread(self._file.close)
+
+    def _find_positions(self, time_ms: int) -> Mapping[Stream, int]:
+        connection = connect(self._file.path, what=WHAT, read_only=True)
+        try:
+            found = {}
+            for state in self._file.streams:
+                (end,) = connection.execute(
+                    _FIND_TRIMMABLE,
+                    {
+                        "first": state.position(state.first),
+                        "end": state.position(state.end),
+                        "cutoff_ms": time_ms,
+                        "room": -1,
+                    },
+                ).fetchone()
+                found[state.stream] = offset_of(end)
+            return found
+        finally:
+            connection.close()
 
     async def _submit(self, item: _Append | _Trim) -> int:
         try:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from service.domain.ledger import Duty
+from service.domain.ledger import Chore
 from service.ledger.transaction import Tx
 
 # Guarantees: one owner at a time; only its own lease, or one that ran out, is taken.
@@ -14,9 +14,9 @@ _HOLD: Final = (
 _RELEASE: Final = "DELETE FROM duties WHERE owner = ?"
 
 
-def hold(tx: Tx, duty: Duty, *, lease_ms: int) -> bool:
+def hold(tx: Tx, chore: Chore, *, lease_ms: int) -> bool:
     """See the port."""
-    parameters = (duty.value, tx.config.owner, tx.now_ms + lease_ms, tx.now_ms)
+    parameters = (chore.value, tx.config.owner, tx.now_ms + lease_ms, tx.now_ms)
     return tx.connection.execute(_HOLD, parameters).rowcount == 1
 
 

@@ -10,10 +10,9 @@ from typing import Any, Final, TypeVar
 import psycopg
 
 from service.domain.clock import Clock, SteadyClock
-from service.domain.ledger import Duty
 from service.domain.ports import StepHook, no_step
 from service.group_commit import GroupCommitter
-from service.ledger import duties, postgres_schema
+from service.ledger import postgres_schema
 from service.ledger.config import LedgerConfig
 from service.ledger.database import Connection
 from service.ledger.meta import check_meta
@@ -64,16 +63,6 @@ class PostgresReader:
                 raw.execute("ROLLBACK")
 
 
-class PostgresLedger(SqlLedger):
-    """The `Ledger` port on PostgreSQL, shared by any number of processes."""
-
-    async def hold_duty(self, duty: Duty, *, lease_s: float) -> bool:
-        return await self.work(lambda tx: duties.hold(tx, duty, lease_ms=round(lease_s * 1000)))
-
-    async def release_duties(self) -> None:
-        await self.work(duties.release_all)
-
-
 @asynccontextmanager
 async def open_postgres_ledger(
     address: str,
@@ -82,7 +71,7 @@ async def open_postgres_ledger(
     clock: Clock,
     metrics: Metrics,
     step: StepHook = no_step,
-) -> AsyncIterator[PostgresLedger]:
+) -> AsyncIterator[SqlLedger]:
     """
     The ledger at `address` (a `postgresql://` URL), beside other processes.
 
@@ -115,7 +104,7 @@ async def open_postgres_ledger(
             reader = PostgresReader(address, name=name)
             stack.push_async_callback(reader.close)
             readers.append(reader)
-        yield PostgresLedger(
+        yield SqlLedger(
             config=config,
             clock=clock,
             committer=committer,

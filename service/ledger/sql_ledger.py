@@ -9,6 +9,7 @@ from service.domain.effects import EffectKey, Kind, Lane, Outcome, State
 from service.domain.errors import LedgerUnavailableError
 from service.domain.ledger import (
     Brake,
+    Chore,
     Claim,
     DeadLetter,
     Doubt,
@@ -34,6 +35,7 @@ from service.ledger import (
     claims,
     dead_letters,
     doubts,
+    duties,
     meta,
     operators,
     outbox,
@@ -255,6 +257,14 @@ class SqlLedger:
 
     async def dismiss(self, dead_letter_id: int, *, by: str) -> None:
         await self.work(lambda tx: dead_letters.mark_dismissed(tx, dead_letter_id, by=by))
+
+    # -- duties
+
+    async def hold_duty(self, chore: Chore, *, lease_s: float) -> bool:
+        return await self.work(lambda tx: duties.hold(tx, chore, lease_ms=round(lease_s * 1000)))
+
+    async def release_duties(self) -> None:
+        await self.work(duties.release_all)
 
     # -- recovering
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from service.domain.clock import Clock
 from service.domain.errors import LedgerUnavailableError, StartupError
-from service.domain.ledger import Duty
+from service.domain.ledger import Chore
 from service.domain.ports import StepHook, no_step
 from service.group_commit import GroupCommitter
 from service.ledger import claims, doubts, sqlite_schema
@@ -55,7 +55,7 @@ class SqliteLedger(SqlLedger):
     def free_bytes(self) -> int | None:
         return free_bytes(self._path)
 
-    async def hold_duty(self, duty: Duty, *, lease_s: float) -> bool:
+    async def hold_duty(self, chore: Chore, *, lease_s: float) -> bool:
         return True  # the file belongs to one process
 
     async def release_duties(self) -> None:

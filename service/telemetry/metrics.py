@@ -7,6 +7,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.domain.effects import OPEN_STATES, Kind, Lane, Outcome
+from service.domain.ledger import Chore
 from service.domain.ports import Operation
 from service.domain.records import PublicTopic
 
@@ -292,6 +293,14 @@ class Metrics:
         self.storage_full = self._gauge(
             "relay_storage_low",
             "1 while webhooks get 503 and claiming stands still because disk runs low.",
+        )
+        self.duty_held = self._gauge(
+            "relay_duty_held",
+            "1 where this process does a chore that one of all does.",
+            duty=[chore.value for chore in Chore],
+        )
+        self.ledger_available = self._gauge(
+            "relay_ledger_available", "1 while the ledger answers, as the chores last saw."
         )
         self.ready = self._gauge("relay_ready", "1 while the process can take and process events.")
 

@@ -26,6 +26,7 @@ def operations_router(
     metrics: CollectorRegistry,
     authentication: BasicAuthentication | None,
     not_ready: Callable[[], Sequence[str]],
+    degraded: Callable[[], Sequence[str]],
 ) -> Router:
     """
     Everything that the operations listener answers.
@@ -35,13 +36,16 @@ def operations_router(
         authentication: of the user `operator`; None when no password is set, and then nothing
             can be changed.
         not_ready: the reasons why the process cannot take and process now; none: it can.
+        degraded: what is away while it works on; told, and no reason to take it out of service.
     """
 
     async def answer_ready(request: web.BaseRequest, _: Mapping[str, str]) -> web.Response:
         reasons = list(not_ready())
         if not reasons:
-            return json_answer({"ready": True, "reasons": []})
-        answer = json_answer({"ready": False, "reasons": reasons}, status=503)
+            return json_answer({"ready": True, "reasons": [], "degraded": list(degraded())})
+        answer = json_answer(
+            {"ready": False, "reasons": reasons, "degraded": list(degraded())}, status=503
+        )
         answer.headers["Retry-After"] = _RETRY_AFTER_S
         return answer
 

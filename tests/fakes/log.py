@@ -53,6 +53,12 @@ class FakeLog:
     async def acknowledged(self) -> Mapping[Stream, int]:
         return dict(self.acknowledgements)
 
+    async def positions_at(self, time_ms: int) -> Mapping[Stream, int]:
+        return {
+            stream: sum(record.appended_at_ms < time_ms for record in held)
+            for stream, held in self.streams.items()
+        }
+
     async def trim(self, *, limit: int) -> int:
         return self.trims.pop(0) if self.trims else 0
 

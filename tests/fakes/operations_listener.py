@@ -54,6 +54,7 @@ async def operations_listener(
             metrics=metrics.registry,
             authentication=authentication if has_password else None,
             not_ready=lambda: reasons,
+            degraded=list,
         ),
     )
     await listener.start()

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from consumers.book_points import BookPoints
 from consumers.brake import BrakeRule
 from consumers.dispatcher import Dispatcher, DispatcherConfig
+from consumers.duties import AlwaysHeld
 from consumers.handlers import Handler
 from consumers.intake import BRAKE_NAME, Intake
 from consumers.look_up import LookUps
@@ -138,6 +139,7 @@ class Process:
             ledger,
             handlers,
             in_doubt=dispatcher.in_doubt,
+            duty=AlwaysHeld(),
             clock=world.clock,
             metrics=self.metrics,
             step=step,

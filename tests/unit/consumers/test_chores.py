@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from consumers.chores import Chores
+from consumers.duties import AlwaysHeld
 from service.domain.clock import SteadyClock
 from service.domain.effects import Kind, State
 from service.domain.ledger import PurgeReport, Tally
@@ -35,6 +36,7 @@ class Bench:
         self.chores = Chores(
             log,
             ledger,
+            duty=AlwaysHeld(),
             observe=self._observe,
             on_storage=self.told.append,
             reserve_bytes=RESERVE,

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from consumers.book_points import BookPoints
+from consumers.duties import AlwaysHeld
 from consumers.look_up import LookUps
 from consumers.post_order import PostOrder
 from service.domain.effects import Kind, State
@@ -49,6 +50,7 @@ class Bench:
                 Kind.EARN: BookPoints(splio, clock, card_patience_s=1, random_=chance),
             },
             in_doubt=self.in_doubt,
+            duty=AlwaysHeld(),
             clock=clock,
             metrics=metrics,
             step=self.steps.append,

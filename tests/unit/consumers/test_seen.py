@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from consumers.duties import AlwaysHeld
 from consumers.seen import SeenReader
 from service.domain.errors import RetryableError
 from service.domain.ports import CreditPage, Operation, Step
@@ -19,7 +20,9 @@ from tests.fakes.waiting import until
 async def running(ledger: FakeLedger, splio: FakeSplio) -> AsyncIterator[deque[Step]]:
     steps: deque[Step] = deque()
     stop = asyncio.Event()
-    reader = SeenReader(ledger, splio, tenant="main", step=steps.append, every_s=0, idle_s=0)
+    reader = SeenReader(
+        ledger, splio, duty=AlwaysHeld(), tenant="main", step=steps.append, every_s=0, idle_s=0
+    )
     task = asyncio.create_task(reader.run(stop))
     try:
         yield steps
