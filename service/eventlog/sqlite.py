@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from zlib import crc32
 
 import orjson
@@ -68,18 +67,19 @@ _FIND_TRIMMABLE: Final = """
 """
 _DELETE: Final = "DELETE FROM records WHERE position >= ? AND position < ?"
 _SET_FIRST: Final = "UPDATE streams SET first_offset = ? WHERE id = ?"
+# Changes no page, so costs no commit, when nothing new was acknowledged.
+_SET_ACKNOWLEDGED: Final = """
+    UPDATE streams SET acknowledged = :position WHERE id = :id AND acknowledged IS NOT :position
+"""
+# Between two times that appends write it along; what a crash takes back is no longer than this.
+_KEEP_ACKNOWLEDGED_MS: Final = 1000
 
-
-@dataclass(frozen=True, slots=True)
-class _Trim:
-    """An order to the writing thread: remove up to `limit` records before these offsets."""
-
-    limit: int
-    before: Sequence[tuple[StreamState, int]]
-
+T = TypeVar("T")
 
 # A record to append, taken apart: stream, key, headers, value. A tuple, as it is the hot path.
 _Append = tuple[StreamState, str | None, str, bytes]
+# Something else for the writing thread to do, with transactions of its own.
+_Work = Callable[[], int]
 
 
 class SqliteEventLog:
@@ -113,7 +113,8 @@ class SqliteEventLog:
         self._readers: set[SqliteLogReader] = set()
         self._waiting_bytes = 0
         self._uncheckpointed_bytes = 0
-        self._committer = GroupCommitter[_Append | _Trim, int](
+        self._acknowledged_kept_ms = 0
+        self._committer = GroupCommitter[_Append | _Work, int](
             self._commit,
             name="log-writer",
             max_batch=_MAX_BATCH,
@@ -129,9 +130,9 @@ class SqliteEventLog:
         key = record.key
         try:
             number = next(self._turns) if key is None else crc32(key.encode())
-            headers = orjson.dumps(dict(record.headers)).decode()
-        except (UnicodeEncodeError, orjson.JSONEncodeError) as error:
-            raise PermanentError("not_unicode", "a key or header is not valid text") from error
+        except UnicodeEncodeError as error:
+            raise PermanentError("not_unicode", "a key is not valid text") from error
+        headers = encode_headers(record.headers).decode()
         size = len(record.value)
         if self._waiting_bytes + size > _MAX_QUEUE_BYTES and self._waiting_bytes:
             raise LogUnavailableError(
@@ -172,11 +173,11 @@ class SqliteEventLog:
         return {state.stream: state.end for state in self._file.streams}
 
     async def acknowledged(self) -> Mapping[Stream, int]:
-        positions: dict[Stream, int] = {}
-        for reader in self._readers:
-            for stream, position in reader.acknowledged.items():
-                positions[stream] = max(position, positions.get(stream, 0))
-        return positions
+        return {
+            state.stream: state.acknowledged
+            for state in self._file.streams
+            if state.acknowledged is not None
+        }
 
     def free_bytes(self) -> int | None:
         return free_bytes(self._file.path)
@@ -200,14 +201,39 @@ class SqliteEventLog:
                 (state, min(reader.acknowledged[state.stream] for reader in self._readers))
                 for state in self._file.streams
             ]
-            removed = await self._submit(_Trim(bite, before))
+            removed = await self._submit(partial(self._trim, bite, before))
             total += removed
             if removed < bite:
                 break
         return total
 
+    @property
+    def waiting(self) -> int:
+        """What was submitted and has no answer yet; a caller that was cancelled counts too."""
+        return self._committer.waiting
+
+    async def commit(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """
+        Run `work` on the writing thread, in a transaction of its own, after what waits already.
+
+        Raises: LogUnavailableError; then nothing of it is left.
+        """
+        results: list[T] = []
+
+        def run() -> int:
+            with self._transaction():
+                results.append(work(self._connection))
+                self._keep_acknowledged()
+            return 0
+
+        await self._submit(run)
+        return results[0]
+
     async def close(self) -> None:
         """Commit what waits, close the readers that are still open, then the file."""
+        # What was acknowledged last may get lost: it only makes it older.
+        with contextlib.suppress(LogUnavailableError):
+            await self.commit(lambda _: None)
         await self._committer.close()
         for reader in list(self._readers):
             await reader.close()
@@ -232,7 +258,7 @@ class SqliteEventLog:
         finally:
             connection.close()
 
-    async def _submit(self, item: _Append | _Trim) -> int:
+    async def _submit(self, item: _Append | _Work) -> int:
         try:
             return await self._committer.submit(item)
         except QueueFullError as error:
@@ -252,13 +278,13 @@ class SqliteEventLog:
 
     # What follows runs on the writing thread.
 
-    def _commit(self, batch: Sequence[_Append | _Trim]) -> Sequence[int | RelayError]:
-        appends = [item for item in batch if not isinstance(item, _Trim)]
+    def _commit(self, batch: Sequence[_Append | _Work]) -> Sequence[int | RelayError]:
+        appends = [item for item in batch if isinstance(item, tuple)]
         if appends:
             self._commit_records(appends)
         if len(appends) == len(batch):
             return [0] * len(batch)
-        return [self._try_trim(item) if isinstance(item, _Trim) else 0 for item in batch]
+        return [0 if isinstance(item, tuple) else _attempt(item) for item in batch]
 
     def _commit_records(self, appends: Sequence[_Append]) -> None:
         now_ms = self._clock.now_ms()
@@ -277,33 +303,36 @@ class SqliteEventLog:
                     _insert(rows), parameters[start * _COLUMNS : (start + rows) * _COLUMNS]
                 )
                 start += rows
+            if now_ms - self._acknowledged_kept_ms >= _KEEP_ACKNOWLEDGED_MS:
+                self._acknowledged_kept_ms = now_ms
+                self._keep_acknowledged()
             self._step(Step.LOG_BEFORE_COMMIT)
         for state in self._file.streams:
             state.end = ends.get(state.id, state.end)
         self._metrics.log_commit_records.observe(len(appends))
         self._step(Step.LOG_AFTER_COMMIT)
 
-    def _try_trim(self, trim: _Trim) -> int | RelayError:
-        try:
-            removed = self._trim(trim)
-        except sqlite3.Error as error:
-            return StorageError("not_committed", str(error))
-        if removed:
-            self._step(Step.LOG_TRIMMED)
-        return removed
+    def _keep_acknowledged(self) -> None:
+        """Write how far the ledger is; part of the transaction that is open."""
+        for state in self._file.streams:
+            if state.acknowledged is not None:
+                self._connection.execute(
+                    _SET_ACKNOWLEDGED, {"position": state.acknowledged, "id": state.id}
+                )
 
-    def _trim(self, trim: _Trim) -> int:
+    def _trim(self, limit: int, before: Sequence[tuple[StreamState, int]]) -> int:
         now_ms = self._clock.now_ms()
         firsts: dict[int, int] = {}
-        room = trim.limit
+        room = limit
         with self._transaction():
-            for state, before in trim.before:
+            self._keep_acknowledged()
+            for state, offset in before:
                 first = state.position(state.first)
                 (end,) = self._connection.execute(
                     _FIND_TRIMMABLE,
                     {
                         "first": first,
-                        "end": state.position(before),
+                        "end": state.position(offset),
                         "cutoff_ms": now_ms - int(self._retention_s[state.stream.topic] * 1000),
                         "room": room,
                     },
@@ -316,8 +345,10 @@ class SqliteEventLog:
                 room -= end - first
         for state in self._file.streams:
             state.first = firsts.get(state.id, state.first)
-        removed = trim.limit - room
+        removed = limit - room
         self._uncheckpointed_bytes += removed * _PAGE_BYTES
+        if removed:
+            self._step(Step.LOG_TRIMMED)
         return removed
 
     @contextlib.contextmanager
@@ -358,6 +389,21 @@ class SqliteEventLog:
                 execute(f"PRAGMA busy_timeout={_WAL_PATIENCE_MS}")
                 execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
                 execute(f"PRAGMA busy_timeout={patience_ms}")
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """The headers as the log stores them. Raises: PermanentError."""
+    try:
+        return orjson.dumps(dict(headers))
+    except orjson.JSONEncodeError as error:
+        raise PermanentError("not_unicode", "a header is not valid text") from error
+
+
+def _attempt(work: _Work) -> int | RelayError:
+    try:
+        return work()
+    except sqlite3.Error as error:
+        return StorageError("not_committed", str(error))
 
 
 @cache

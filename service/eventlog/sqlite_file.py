@@ -12,7 +12,6 @@ from service.domain.records import Stream, Topic
 from service.sqlite import FileLock, check_identity, connect
 
 WHAT: Final = "log"
-SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x524C4F47  # "RLOG"
 
 # A record's position in the file is its stream's id above these bits and its offset within them,
@@ -21,7 +20,7 @@ OFFSET_BITS: Final = 48
 _OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 
 # Offsets are never used twice: what `first_offset` says was trimmed stays counted.
-_SCHEMA: Final = (
+_CREATE: Final = (
     """
     CREATE TABLE streams (
         id INTEGER PRIMARY KEY,
@@ -42,10 +41,31 @@ _SCHEMA: Final = (
     ) STRICT
     """,
     f"PRAGMA application_id={APPLICATION_ID}",
-    f"PRAGMA user_version={SCHEMA_VERSION}",
 )
+# How far the ledger is (null: never told), and what the spool's target refused for good.
+_ADD_ACKNOWLEDGED_AND_SET_ASIDE: Final = (
+    "ALTER TABLE streams ADD COLUMN acknowledged INTEGER",
+    """
+    CREATE TABLE set_aside (
+        position INTEGER PRIMARY KEY,
+        appended_at_ms INTEGER NOT NULL,
+        set_aside_at_ms INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        key TEXT,
+        headers TEXT NOT NULL,
+        value BLOB NOT NULL
+    ) STRICT
+    """,
+)
+# From no version to 1, from 1 to 2; never edited once released.
+_MIGRATIONS: Final = (_CREATE, _ADD_ACKNOWLEDGED_AND_SET_ASIDE)
+SCHEMA_VERSION: Final = len(_MIGRATIONS)
 _ADD_STREAM: Final = "INSERT INTO streams (topic, partition) VALUES (?, ?)"
-_LIST_STREAMS: Final = "SELECT id, topic, partition, first_offset FROM streams ORDER BY id"
+_LIST_TOPICS: Final = "SELECT DISTINCT topic FROM streams"
+_LIST_STREAMS: Final = (
+    "SELECT id, topic, partition, first_offset, acknowledged FROM streams ORDER BY id"
+)
 _LAST_POSITION: Final = (
     "SELECT position FROM records WHERE position BETWEEN ? AND ? ORDER BY position DESC LIMIT 1"
 )
@@ -56,13 +76,16 @@ class StreamState:
     """
     One stream of the file: which offsets it holds, `first` to `end` without a gap.
 
-    Only the writing thread changes it, after a commit; any thread may read it.
+    Only the writing thread changes these, after a commit; any thread may read them.
+    `acknowledged` is how far the ledger is, set by the readers on the event loop and written with
+    a later commit; None when no reader ever told.
     """
 
     id: int
     stream: Stream
     first: int
     end: int
+    acknowledged: int | None = None
 
     def position(self, offset: int) -> int:
         """Where `offset` of this stream stands in the file."""
@@ -146,27 +169,35 @@ def _prepare(connection: sqlite3.Connection, partitions: int) -> tuple[StreamSta
     # The writer checkpoints by itself, once the acknowledgements are out.
     connection.execute("PRAGMA wal_autocheckpoint=0")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    known = set() if version == 0 else {row[1] for row in connection.execute(_LIST_STREAMS)}
+    known = set() if version == 0 else {topic for (topic,) in connection.execute(_LIST_TOPICS)}
     missing = [topic for topic in Topic if topic not in known]
-    if missing:
+    if missing or version < SCHEMA_VERSION:
         connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA if version == 0 else ():
-            connection.execute(statement)
+        for migration in _MIGRATIONS[version:]:
+            for statement in migration:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         rows = [(topic.value, number) for topic in missing for number in range(partitions)]
         connection.executemany(_ADD_STREAM, rows)
         connection.execute("COMMIT")
     topics = {topic.value: topic for topic in Topic}
     return tuple(
-        _read_state(connection, stream_id, Stream(topics[name], partition), first)
-        for stream_id, name, partition, first in connection.execute(_LIST_STREAMS).fetchall()
+        _read_state(connection, stream_id, Stream(topics[name], partition), first, acknowledged)
+        for stream_id, name, partition, first, acknowledged in connection.execute(
+            _LIST_STREAMS
+        ).fetchall()
         if name in topics
     )
 
 
 def _read_state(
-    connection: sqlite3.Connection, stream_id: int, stream: Stream, first: int
+    connection: sqlite3.Connection,
+    stream_id: int,
+    stream: Stream,
+    first: int,
+    acknowledged: int | None,
 ) -> StreamState:
-    state = StreamState(stream_id, stream, first, first)
+    state = StreamState(stream_id, stream, first, first, acknowledged)
     last = connection.execute(
         _LAST_POSITION, (state.position(first), state.position(_OFFSET_MASK))
     ).fetchone()

@@ -47,6 +47,11 @@ class SqliteLogReader:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="log-reader")
         self._closed = False
 
+    @property
+    def behind(self) -> int:
+        """How many committed records were not fetched yet."""
+        return sum(state.end - self._positions[state.stream] for state in self._streams)
+
     def wake(self) -> None:
         """Something was committed."""
         self._arrived.set()
@@ -85,9 +90,11 @@ class SqliteLogReader:
                 self._positions[state.stream] = position
 
     async def acknowledge(self, positions: Mapping[Stream, int]) -> None:
-        for stream, position in positions.items():
-            if stream in self.acknowledged:
-                self.acknowledged[stream] = max(position, self.acknowledged[stream])
+        for state in self._streams:
+            position = positions.get(state.stream)
+            if position is not None:
+                position = max(position, self.acknowledged[state.stream])
+                self.acknowledged[state.stream] = state.acknowledged = position
 
     async def close(self) -> None:
         if self._closed:

@@ -309,6 +309,30 @@ async def test_acknowledging_moves_no_reader(log: EventLog, reader: LogReader) -
     await read(reader, 10)
 
 
+async def test_what_was_acknowledged_is_known_after_a_restart(harness: Harness) -> None:
+    async with harness.open() as log:
+        assert not await log.acknowledged()
+        await append_all(log, [order(str(number)) for number in range(40)])
+        reader = await log.open_reader(from_the_beginning)
+        done = await reader.fetch(max_records=15, wait_s=ARRIVAL_S)
+        acknowledged = positions_after(done)
+        await reader.acknowledge(acknowledged)
+        assert await reader.fetch(max_records=15, wait_s=ARRIVAL_S)
+        await reader.close()
+
+    async def ledger(streams: Sequence[Stream]) -> Mapping[Stream, int]:
+        return acknowledged
+
+    async with harness.open() as log:
+        assert await log.acknowledged() == acknowledged
+        # Reading on acknowledges nothing, also not the streams that were never acknowledged.
+        reader = await log.open_reader(ledger)
+        await read(reader, 40 - len(done))
+        await reader.close()
+    async with harness.open() as log:
+        assert await log.acknowledged() == acknowledged
+
+
 async def test_what_was_not_acknowledged_is_never_removed(harness: Harness) -> None:
     """P3: a reader that is slower than retention loses nothing."""
     async with harness.open() as log:

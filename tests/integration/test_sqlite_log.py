@@ -33,6 +33,7 @@ from tests.integration.sqlite_log import (
 
 PATIENCE_S = 20.0
 DAY_S = 86400.0
+ORDERS = Stream(Topic.ORDERS, 0)
 
 
 @pytest.fixture
@@ -59,10 +60,52 @@ async def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
         connection.execute("PRAGMA user_version=7")
     connection.close()
     before = content_of(path)
-    with pytest.raises(StartupError, match="schema version 7, this program knows 1"):
+    with pytest.raises(StartupError, match="schema version 7, this program knows 2"):
         async with open_log(path):
             pass
     assert content_of(path) == before
+
+
+VERSION_1 = """
+    CREATE TABLE streams (
+        id INTEGER PRIMARY KEY,
+        topic TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        first_offset INTEGER NOT NULL DEFAULT 0,
+        UNIQUE (topic, partition)
+    ) STRICT;
+    CREATE TABLE records (
+        position INTEGER PRIMARY KEY,
+        appended_at_ms INTEGER NOT NULL,
+        key TEXT,
+        headers TEXT NOT NULL,
+        value BLOB NOT NULL
+    ) STRICT;
+    PRAGMA application_id=1380732743;
+    PRAGMA user_version=1;
+    INSERT INTO streams VALUES
+        (1, 'scayle.orders.v1', 0, 1), (2, 'scayle.unreadable.v1', 0, 0);
+    INSERT INTO records VALUES
+        (281474976710657, 1800000000000, 'a', '{"name":"one"}', x'01'),
+        (281474976710658, 1800000000000, 'b', '{}', x'02');
+"""
+
+
+async def test_a_file_of_version_1_is_brought_up_when_opened(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.executescript(VERSION_1)
+    connection.close()
+    async with open_log(path) as log:
+        assert not await log.acknowledged()
+        records = await read_all(log)
+        assert [(r.offset, r.key, r.value) for r in records] == [(1, "a", b"\1"), (2, "b", b"\2")]
+        reader = await log.open_reader(from_the_beginning)
+        await reader.acknowledge({ORDERS: 2})
+    async with open_log(path) as log:
+        assert await log.acknowledged() == {ORDERS: 2}
+        await log.append(order(1))
+        assert [record.offset for record in await read_all(log)] == [1, 2, 3]
 
 
 async def test_another_database_is_refused_and_left_alone(path: Path) -> None:
@@ -239,6 +282,58 @@ async def test_a_commit_that_fails_before_its_end_leaves_nothing(path: Path) -> 
             await log.append(order(1))
         await log.append(order(2))
     assert await keys_in(path) == ["2"]
+
+
+# Acknowledging
+
+
+async def acknowledged_after_a_crash(path: Path) -> Mapping[Stream, int]:
+    """What is known from the files as a power cut would leave them now."""
+    crashed = path.with_name("crashed.db")
+    write(crashed, content_of(path))
+    write(wal_of(crashed), content_of(wal_of(path)))
+    async with open_log(crashed) as log:
+        return await log.acknowledged()
+
+
+async def test_acknowledging_costs_no_commit_but_goes_along_with_one(path: Path) -> None:
+    clock = FakeClock()
+    async with open_log(path, clock=clock, partitions=1) as log:
+        await append_all(log, [order(number) for number in range(10)])
+        reader = await log.open_reader(from_the_beginning)
+        before = content_of(wal_of(path))
+        await reader.acknowledge({ORDERS: 4})
+        assert await log.acknowledged() == {ORDERS: 4}
+        assert content_of(wal_of(path)) == before
+        assert not await acknowledged_after_a_crash(path)
+
+        clock.advance(1)
+        await log.append(order(10))
+        assert await acknowledged_after_a_crash(path) == {ORDERS: 4}
+
+        await reader.acknowledge({ORDERS: 7})
+        assert await log.trim(limit=100) == 0
+        assert await acknowledged_after_a_crash(path) == {ORDERS: 7}
+
+        before = content_of(wal_of(path))
+        assert await log.trim(limit=100) == 0
+        assert content_of(wal_of(path)) == before
+
+
+async def test_a_ledger_put_back_from_a_copy_is_what_counts_from_then_on(path: Path) -> None:
+    async def older_ledger(streams: Sequence[Stream]) -> Mapping[Stream, int]:
+        return {ORDERS: 2}
+
+    async with open_log(path, partitions=1) as log:
+        await append_all(log, [order(number) for number in range(10)])
+        reader = await log.open_reader(from_the_beginning)
+        await reader.acknowledge({ORDERS: 8})
+    async with open_log(path) as log:
+        reader = await log.open_reader(older_ledger)
+        assert await log.acknowledged() == {ORDERS: 8}
+        await reader.acknowledge({ORDERS: 3})
+    async with open_log(path) as log:
+        assert await log.acknowledged() == {ORDERS: 3}
 
 
 # Trimming
