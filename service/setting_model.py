@@ -223,6 +223,17 @@ class Settings(BaseModel):
         description="The ledger that decides what may be sent: sqlite:/// or postgresql://.",
         examples=["postgresql://relay:password@host/relay"],
     )
+    spool_path: File | None = Field(
+        default=None,
+        description="Where events wait while the broker is away: a file on a persistent volume.",
+        examples=["/var/lib/relay/spool.db"],
+    )
+    spool_limit: Size = Field(
+        default=1024 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Events that the spool holds at most; beyond it webhooks get 503.",
+        examples=["1GiB"],
+    )
     disk_reserve: Size = Field(
         default=256 * 1024 * 1024,
         description="Free space below which webhooks get 503 and no effect is started.",

@@ -208,6 +208,11 @@ class SqliteEventLog:
         return total
 
     @property
+    def records(self) -> int:
+        """How many records the file holds."""
+        return sum(state.end - state.first for state in self._file.streams)
+
+    @property
     def waiting(self) -> int:
         """What was submitted and has no answer yet; a caller that was cancelled counts too."""
         return self._committer.waiting
@@ -221,9 +226,12 @@ class SqliteEventLog:
         results: list[T] = []
 
         def run() -> int:
+            changes = self._connection.total_changes
             with self._transaction():
                 results.append(work(self._connection))
                 self._keep_acknowledged()
+            if self._connection.total_changes > changes:
+                self._uncheckpointed_bytes += _CHECKPOINT_BYTES  # who knows how much it was
             return 0
 
         await self._submit(run)

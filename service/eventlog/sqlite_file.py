@@ -47,14 +47,17 @@ _ADD_ACKNOWLEDGED_AND_SET_ASIDE: Final = (
     "ALTER TABLE streams ADD COLUMN acknowledged INTEGER",
     """
     CREATE TABLE set_aside (
-        position INTEGER PRIMARY KEY,
+        id INTEGER PRIMARY KEY,
+        topic TEXT NOT NULL,
+        partition INTEGER NOT NULL,
+        record_offset INTEGER NOT NULL,
         appended_at_ms INTEGER NOT NULL,
         set_aside_at_ms INTEGER NOT NULL,
         reason TEXT NOT NULL,
-        topic TEXT NOT NULL,
         key TEXT,
         headers TEXT NOT NULL,
-        value BLOB NOT NULL
+        value BLOB NOT NULL,
+        UNIQUE (topic, partition, record_offset)
     ) STRICT
     """,
 )

@@ -90,6 +90,28 @@ class Metrics:
         self.log_queue = self._gauge(
             "relay_log_queue_records", "Records waiting for the log's next commit."
         )
+        self.spooling = self._gauge(
+            "relay_spooling", "1 while events go to the spool because the broker is away."
+        )
+        self.spool_records = self._gauge(
+            "relay_spool_records", "Records in the spool that the broker does not have yet."
+        )
+        self.spool_bytes = self._gauge(
+            "relay_spool_bytes",
+            "Bytes that count against RELAY_SPOOL_LIMIT, records set aside included.",
+        )
+        self.spool_oldest = self._gauge(
+            "relay_spool_oldest_timestamp_seconds",
+            "When the oldest record in the spool was appended, seconds since the epoch; "
+            "0 when none.",
+        )
+        self.spool_forwarded = self._counter(
+            "relay_spool_forwarded_total", "Records taken from the spool to the broker."
+        )
+        self.spool_set_aside = self._gauge(
+            "relay_spool_set_aside_records",
+            "Spooled records that the broker refused for good; they are tried again.",
+        )
         self.records_consumed = self._counter(
             "relay_records_consumed_total",
             "Records read from the log, by what became of them.",
