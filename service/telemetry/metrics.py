@@ -88,6 +88,22 @@ class Metrics:
         self.log_queue = self._gauge(
             "relay_log_queue_records", "Records waiting for the log's next commit."
         )
+        self.log_connected = self._gauge(
+            "relay_log_connected", "1 while the log's brokers take appends of this process."
+        )
+        self.log_rebalances = self._counter(
+            "relay_log_rebalances_total",
+            "Times that streams of the log were assigned to this process or taken from it.",
+            event=("assigned", "revoked", "lost"),
+        )
+        self.streams_out_of_range = self._gauge(
+            "relay_streams_out_of_range",
+            "Streams not read, as the log does not hold or we cannot decode what comes next.",
+        )
+        self.records_skipped = self._counter(
+            "relay_records_skipped_total",
+            "Records of the log passed over because their bytes are damaged.",
+        )
         self.records_consumed = self._counter(
             "relay_records_consumed_total",
             "Records read from the log, by what became of them.",
