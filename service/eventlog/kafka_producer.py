@@ -22,6 +22,7 @@ _BATCH_BYTES: Final = 64 * 1024
 # Above the largest body (64 MiB) and what the envelope adds; the topic's own limit decides.
 _RECORD_BYTES: Final = 80 * 1024 * 1024
 _TRY_AGAIN_MS: Final = 50
+_NAME_LIMIT: Final = 249  # characters of a topic's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,15 @@ class Producer:
     """
     An idempotent producer from its first connection on. Made by `connect`.
 
-    `deadlines` are the time limits of the appends that wait for it. aiokafka never gives up a
-    batch of an idempotent producer, so whoever misses its limit discards the whole of it.
+    aiokafka never gives up a batch of an idempotent producer, so whoever misses its time limit
+    discards the whole of it.
     """
 
     _producer: Any
-    deadlines: set[asyncio.Timeout] = field(default_factory=set)
     has_acknowledged: bool = False
-    _turns: count[int] = field(default_factory=count)
+    _deadlines: set[asyncio.Timeout] = field(default_factory=set)
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _turns: "count[int]" = field(default_factory=count)
 
     @property
     def client(self) -> Any:
@@ -81,10 +83,26 @@ class Producer:
         )
         return future
 
+    def enter(self, deadline: asyncio.Timeout) -> None:
+        """An append begins to wait, no longer than `deadline`."""
+        self._deadlines.add(deadline)
+        self._idle.clear()
+
+    def leave(self, deadline: asyncio.Timeout) -> None:
+        """That append is over."""
+        self._deadlines.discard(deadline)
+        if not self._deadlines:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no append waits, which their time limits see to."""
+        if self._deadlines:
+            await self._idle.wait()
+
     def expire(self) -> None:
         """Let everything that waits for it meet its time limit now."""
         now = asyncio.get_running_loop().time()
-        for deadline in self.deadlines:
+        for deadline in self._deadlines:
             if not deadline.expired():
                 deadline.reschedule(now)
 
@@ -153,13 +171,15 @@ async def find_partitions(client: Any, topic: str) -> set[int]:
         raise TopicAuthorizationFailedError(topic)
     if not is_valid_name(topic):
         raise InvalidTopicError(topic)
-    raise UnknownTopicOrPartitionError("there is no such topic; make it: loyalty-relay topics create")
+    raise UnknownTopicOrPartitionError(
+        "there is no such topic; make it: loyalty-relay topics create"
+    )
 
 
 def is_valid_name(topic: str) -> bool:
     """Whether Kafka takes this as a topic's name."""
     allowed = all(sign.isascii() and (sign.isalnum() or sign in "._-") for sign in topic)
-    return allowed and 0 < len(topic) <= 249 and topic not in (".", "..")
+    return allowed and 0 < len(topic) <= _NAME_LIMIT and topic not in (".", "..")
 
 
 def encoded_headers(headers: Mapping[str, str]) -> list[tuple[str, bytes]]:

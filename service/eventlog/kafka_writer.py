@@ -106,7 +106,7 @@ class KafkaWriter:
         pending: list[asyncio.Future[object]] = []
         try:
             async with asyncio.timeout(self._config.publish_deadline_s) as deadline:
-                producer.deadlines.add(deadline)
+                producer.enter(deadline)
                 try:
                     self._step(Step.LOG_BEFORE_COMMIT)
                     now_ms = self._clock.now_ms()
@@ -114,7 +114,7 @@ class KafkaWriter:
                         pending.append(await producer.hand_over(record, timestamp_ms=now_ms))
                     await (pending[0] if len(pending) == 1 else asyncio.gather(*pending))
                 finally:
-                    producer.deadlines.discard(deadline)
+                    producer.leave(deadline)
         except TimeoutError as error:
             self._give_up(producer, "deadline_missed")
             raise LogUnavailableError(
@@ -203,10 +203,7 @@ class KafkaWriter:
 
     async def _settle(self, producer: Producer) -> None:
         """Let the appends that wait for `producer` end, which their limits see to; then it."""
-        while producer.deadlines:
-            last = max(deadline.when() or 0.0 for deadline in producer.deadlines)
-            now = asyncio.get_running_loop().time()
-            await asyncio.sleep(min(0.02, max(0.0, last - now)))
+        await producer.idle()
         await producer.discard()
 
     async def _stay_connected(self) -> None:

@@ -31,7 +31,9 @@ def kafka_jars() -> Path:
 
 
 @pytest.fixture(scope="session")
-def kafka_server(kafka_jars: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+def kafka_server(
+    kafka_jars: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KafkaServer]:
     """The broker of the whole session; each test takes a topic prefix of its own."""
     with KafkaServer(tmp_path_factory.mktemp("kafka"), kafka_jars) as server:
         server.start()

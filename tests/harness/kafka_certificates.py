@@ -27,7 +27,9 @@ class Certificates:
         self._sign("client", "extendedKeyUsage=clientAuth")
         # What the broker calls a key store: key and certificate in one file.
         parts = ("server.key", "server.crt")
-        self.server_store.write_text("".join((self._directory / part).read_text() for part in parts))
+        self.server_store.write_text(
+            "".join((self._directory / part).read_text() for part in parts)
+        )
 
     def _sign(self, name: str, extension: str) -> None:
         request, extensions = self._directory / f"{name}.csr", self._directory / f"{name}.ext"
