@@ -133,7 +133,7 @@ class GroupConsumer:
         return self._consumer._client
 
     async def fetch_raw(self, partition: TopicPartition, offset: int) -> bytes:
-        """The undecoded batches from `offset` on, one at least if there is one. Raises: KafkaError."""
+        """The undecoded batches from `offset` on, one if there is one. Raises: KafkaError."""
         leader = self.client.cluster.leader_for_partition(partition)
         if leader is None or leader == -1:
             raise NodeNotReadyError(f"{partition} has no leader now")

@@ -170,8 +170,7 @@ class KafkaServer:
                 *self._java(),
                 "kafka.tools.StorageTool",
                 "format",
-                "-t",
-                cluster,
+                f"--cluster-id={cluster}",  # one that begins with a dash is no option
                 "-c",
                 str(properties),
                 *(scram if self.certificates else []),

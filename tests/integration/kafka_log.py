@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from prometheus_client import CollectorRegistry
 
 from service.domain.clock import SteadyClock
@@ -59,8 +60,6 @@ def open_log(
 
 async def delete_records(config: KafkaConfig, before: dict[Any, int]) -> None:
     """Remove what lies before these offsets, by partition as Kafka names it."""
-    from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-
     admin = AIOKafkaAdminClient(bootstrap_servers=list(config.servers))
     await admin.start()
     try:
