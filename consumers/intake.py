@@ -82,16 +82,38 @@ class Intake:
             if brake.lane == BRAKE_NAME:
                 self._braked = brake.reason
                 self._released.clear()
-        reader = await self._log.open_reader(self._ask_positions)
+        reader = await self._open_reader(stop)
+        if reader is None:
+            return
         try:
             while not stop.is_set():
                 await first_of(stop, self._released.wait())
-                records = await first_of(stop, reader.fetch(max_records=_BATCH, wait_s=_WAIT_S))
+                try:
+                    records = await first_of(stop, reader.fetch(max_records=_BATCH, wait_s=_WAIT_S))
+                except LogUnavailableError as error:
+                    await self._wait_for_log(error, stop)
+                    continue
                 if records:
                     self._step(Step.RECORDS_FETCHED)
                     await self._take(reader, records, stop)
         finally:
             await reader.close()
+
+    async def _open_reader(self, stop: asyncio.Event) -> LogReader | None:
+        """A reader as soon as the log lets one be opened; None when `stop` was set before."""
+        while not stop.is_set():
+            try:
+                # Not cut short: what is opened half cannot be closed from here.
+                return await self._log.open_reader(self._ask_positions)
+            except LogUnavailableError as error:
+                await self._wait_for_log(error, stop)
+        return None
+
+    async def _wait_for_log(self, error: LogUnavailableError, stop: asyncio.Event) -> None:
+        logger.warning(
+            "records.not_fetched", extra={"reason": error.reason, "detail": error.detail}
+        )
+        await pause(stop, _RETRY_S)
 
     def describe(self) -> dict[str, object]:
         """One row for the list of lanes: intake can be braked too."""

@@ -9,9 +9,10 @@ from consumers.dispatcher import DispatcherConfig
 from service.domain.effects import Kind, Lane
 from service.domain.planning import ContactKey, GuestOrders, PlanningPolicy, PointsFrom, Shop
 from service.domain.points import Rounding
+from service.eventlog.kafka_config import KafkaConfig, Mechanism
 from service.ledger.config import LedgerConfig
 from service.sandbox.splio import SplioSandboxSettings
-from service.setting_values import splio_is_local
+from service.setting_values import is_kafka, kafka_servers, splio_is_local
 from service.settings import Settings
 from service.splio.config import SplioConfig
 from service.splio.requests import SplioRenderer
@@ -80,6 +81,25 @@ def _universe(settings: Settings) -> str:
     if settings.splio_url is None or splio_is_local(settings.splio_url):
         return "sandbox"
     return urlsplit(settings.splio_url).hostname or ""
+
+
+def kafka_config(settings: Settings) -> KafkaConfig | None:
+    """The Kafka cluster of the log; None when the log is a file."""
+    if not is_kafka(settings.log_url):
+        return None
+    password = settings.kafka_password
+    return KafkaConfig(
+        servers=kafka_servers(settings.log_url),
+        prefix=settings.topic_prefix or "",
+        group_instance_id=settings.kafka_instance,
+        user=settings.kafka_user,
+        password=password.get_secret_value() if password else None,
+        mechanism=Mechanism(settings.kafka_mechanism.upper()),
+        tls=settings.kafka_tls,
+        ca_file=settings.kafka_ca,
+        cert_file=settings.kafka_cert,
+        key_file=settings.kafka_key,
+    )
 
 
 def splio_config(settings: Settings, *, url: str) -> SplioConfig:

@@ -32,6 +32,7 @@ from service.configuration import (
 )
 from service.domain.clock import SteadyClock
 from service.domain.effects import Kind
+from service.domain.errors import StartupError
 from service.domain.planning import PointsFrom
 from service.domain.ports import StepHook, no_step
 from service.domain.records import Topic
@@ -232,6 +233,8 @@ async def open_runtime(
         metrics = Metrics(_registry())
         clock = SteadyClock()
         readiness = Readiness(metrics)
+        if settings.log_path is None:
+            raise StartupError("no_kafka", "a log on Kafka cannot be opened by this command yet")
         log = await stack.enter_async_context(
             open_sqlite_log(
                 settings.log_path,
