@@ -88,7 +88,7 @@ class Intake:
             if brake.lane == BRAKE_NAME:
                 self._braked = brake.reason
                 self._released.clear()
-        reader = await once_available(stop, lambda: self._log.open_reader(self._ask_positions))
+        reader = await self._open_reader(stop)
         if reader is None:
             return
         try:
@@ -102,6 +102,19 @@ class Intake:
                     await self._take(reader, records, stop)
         finally:
             await reader.close()
+
+    async def _open_reader(self, stop: asyncio.Event) -> LogReader | None:
+        """A reader as soon as the log lets one be opened; None when `stop` was set before."""
+        while not stop.is_set():
+            try:
+                # Not cut short: what is opened half cannot be closed from here.
+                return await self._log.open_reader(self._ask_positions)
+            except (LogUnavailableError, LedgerUnavailableError) as error:
+                logger.warning(
+                    "records.not_fetched", extra={"reason": error.reason, "detail": error.detail}
+                )
+                await pause(stop, _RETRY_S)
+        return None
 
     def describe(self) -> dict[str, object]:
         """One row for the list of lanes: intake can be braked too."""

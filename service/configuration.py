@@ -12,7 +12,7 @@ from service.domain.points import Rounding
 from service.eventlog.kafka_config import KafkaConfig, Mechanism
 from service.ledger.config import LedgerConfig
 from service.sandbox.splio import SplioSandboxSettings
-from service.setting_values import splio_is_local
+from service.setting_values import is_kafka, kafka_servers, splio_is_local
 from service.settings import Settings
 from service.splio.config import SplioConfig
 from service.splio.requests import SplioRenderer
@@ -85,12 +85,14 @@ def _universe(settings: Settings) -> str:
     return urlsplit(settings.splio_url).hostname or ""
 
 
-def kafka_config(settings: Settings) -> KafkaConfig:
-    """How to reach Kafka."""
+def kafka_config(settings: Settings) -> KafkaConfig | None:
+    """The Kafka cluster of the log; None when the log is a file."""
+    if not is_kafka(settings.log_url):
+        return None
     password = settings.kafka_password
     return KafkaConfig(
-        servers=settings.kafka_servers,
-        prefix=settings.topic_prefix,
+        servers=kafka_servers(settings.log_url),
+        prefix=settings.topic_prefix or "",
         group_instance_id=settings.kafka_instance,
         user=settings.kafka_user,
         password=password.get_secret_value() if password else None,

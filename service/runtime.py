@@ -34,7 +34,7 @@ from service.configuration import (
 )
 from service.domain.clock import SteadyClock
 from service.domain.effects import Kind
-from service.domain.errors import LedgerUnavailableError, StartupError
+from service.domain.errors import LedgerUnavailableError, LogUnavailableError, StartupError
 from service.domain.ledger import Chore, Ledger, Recovery
 from service.domain.planning import PointsFrom
 from service.domain.ports import EventLog, StepHook, no_step
@@ -288,8 +288,11 @@ async def open_runtime(
 
 
 async def _refuse_ledger_behind(log: EventLog, ledger: Ledger) -> None:
-    """Raises: StartupError `ledger_behind_log`."""
-    acknowledged = await log.acknowledged()
+    """Raises: StartupError `ledger_behind_log`. Intake looks again where the log is away now."""
+    try:
+        acknowledged = await log.acknowledged()
+    except LogUnavailableError:
+        return
     refuse_behind(acknowledged, await ledger.positions(list(acknowledged)))
 
 

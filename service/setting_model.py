@@ -28,6 +28,7 @@ from service.setting_values import (
     format_shops,
     format_size,
     format_visible_after,
+    is_kafka,
     is_postgres,
     parse_brake,
     parse_credentials,
@@ -38,6 +39,7 @@ from service.setting_values import (
     parse_host,
     parse_ledger_url,
     parse_limits,
+    parse_log_url,
     parse_secret,
     parse_shops,
     parse_size,
@@ -46,6 +48,7 @@ from service.setting_values import (
     parse_store,
     parse_tenant,
     parse_timezone,
+    parse_topic_prefix,
     parse_visible_after,
     parse_whole,
     sqlite_path,
@@ -112,6 +115,8 @@ Duration = Annotated[float, _from_text(parse_duration), Shown(format_duration, "
 Size = Annotated[int, _from_text(parse_size), Shown(format_size, "size")]
 Host = Annotated[str, _from_text(parse_host)]
 File = Annotated[Path, _from_text(parse_file)]
+LogUrl = Annotated[str, _from_text(parse_log_url)]
+Name = Annotated[str, _from_text(parse_topic_prefix)]
 SqliteUrl = Annotated[str, _from_text(parse_sqlite_url)]
 LedgerUrl = Annotated[str, _from_text(parse_ledger_url), Shown(format_ledger_url)]
 Zone = Annotated[ZoneInfo, _from_text(parse_timezone), Shown(lambda zone: zone.key)]
@@ -213,10 +218,49 @@ class Settings(BaseModel):
         examples=["scayle:a-long-password"],
     )
 
-    log_url: SqliteUrl = Field(
+    log_url: LogUrl = Field(
         default="sqlite:///data/relay-log.db",
-        description="The durable log of events.",
+        description="The durable log of events: a file, or kafka://host:9092,host2:9092.",
         examples=["sqlite:///data/relay-log.db"],
+    )
+    topic_prefix: Name | None = Field(
+        default=None,
+        description="Stands before the names of Kafka topics and of the consumer group.",
+        examples=["shop."],
+    )
+    kafka_user: Annotated[str, _from_text(parse_store)] | None = Field(
+        default=None, description="User at Kafka (SASL).", examples=["relay"]
+    )
+    kafka_password: Secret = Field(
+        default=None, description="Password of that user.", examples=["a-long-password"]
+    )
+    kafka_mechanism: Literal["plain", "scram-sha-256", "scram-sha-512"] = Field(
+        default="scram-sha-512",
+        description="How that user proves itself: plain, scram-sha-256 or scram-sha-512.",
+        examples=["scram-sha-512"],
+    )
+    kafka_tls: Flag = Field(
+        default=False, description="Connections to Kafka are encrypted.", examples=["1"]
+    )
+    kafka_ca: File | None = Field(
+        default=None,
+        description="File with the authorities (PEM) of the brokers; unset: the system's.",
+        examples=["/etc/relay/kafka-ca.crt"],
+    )
+    kafka_cert: File | None = Field(
+        default=None,
+        description="File with our certificate (PEM), where brokers ask for one.",
+        examples=["/etc/relay/kafka.crt"],
+    )
+    kafka_key: File | None = Field(
+        default=None,
+        description="File with the private key (PEM) of that certificate.",
+        examples=["/etc/relay/kafka.key"],
+    )
+    kafka_instance: Name | None = Field(
+        default=None,
+        description="Fixed name of this process in the group: a quick restart moves no streams.",
+        examples=["relay-1"],
     )
     ledger_url: LedgerUrl = Field(
         default="sqlite:///data/relay-ledger.db",
@@ -385,9 +429,9 @@ class Settings(BaseModel):
     )
 
     @property
-    def log_path(self) -> Path:
-        """The log's file."""
-        return sqlite_path(self.log_url)
+    def log_path(self) -> Path | None:
+        """The log's file; None when it is on Kafka."""
+        return None if is_kafka(self.log_url) else sqlite_path(self.log_url)
 
     @property
     def ledger_path(self) -> Path | None:
@@ -406,5 +450,7 @@ FIELDS: Final = {name: info for name, info in Settings.model_fields.items() if i
 FROM_FILE: Final = frozenset({"ledger_url"})
 """Further fields that a file may set, as they may hold a secret."""
 
-SECRETS: Final = frozenset({"operations_password", "webhook_credentials", "splio_api_key"})
+SECRETS: Final = frozenset(
+    {"operations_password", "webhook_credentials", "splio_api_key", "kafka_password"}
+)
 """The fields that a file may set, and whose values are never shown."""

@@ -33,12 +33,16 @@ _SIZE = re.compile(r"([0-9]{1,9})(B|KiB|MiB|GiB|TiB)")
 _WHOLE = re.compile(r"[0-9]{1,15}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _VISIBLE_AFTER_LIMIT_S = 86400.0
 _STORE_LIMIT = 100  # characters
+_KAFKA = "kafka://"
+_KAFKA_PORT = 9092
+_LAST_PORT = 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,57 @@ def format_ledger_url(url: str) -> str:
 def is_postgres(url: str) -> bool:
     """Whether an address that `parse_ledger_url` accepted is one of PostgreSQL."""
     return url.startswith("postgres")
+
+
+def parse_log_url(text: str) -> str:
+    """`kafka://host:9092,host2:9092`, or what `parse_sqlite_url` takes; unchanged."""
+    if not text.startswith(_KAFKA):
+        return parse_sqlite_url(text)
+    for number, server in enumerate(text.removeprefix(_KAFKA).split(","), start=1):
+        if "@" in server:
+            raise ValueError("holds credentials; they belong in RELAY_KAFKA_USER and _PASSWORD")
+        if not _split_server(server):
+            raise ValueError(f"has a server (number {number}) that is not host or host:port")
+    return text
+
+
+def is_kafka(url: str) -> bool:
+    """Whether an address that `parse_log_url` accepted is that of a cluster."""
+    return url.startswith(_KAFKA)
+
+
+def kafka_servers(url: str) -> tuple[str, ...]:
+    """The `host:port` of each server of such an address."""
+    split = map(_split_server, url.removeprefix(_KAFKA).split(","))
+    return tuple(
+        f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        for host, port in filter(None, split)
+    )
+
+
+def kafka_is_local(url: str) -> bool:
+    """Whether every server of such an address is this machine."""
+    split = map(_split_server, url.removeprefix(_KAFKA).split(","))
+    return all(is_loopback(host) for host, _ in filter(None, split))
+
+
+def _split_server(server: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(f"//{server}")
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return None
+    is_bare = parts.netloc == server and port != 0
+    if not is_bare or not (_is_address(host) or _HOST_NAME.fullmatch(host)):
+        return None
+    return host, port or _KAFKA_PORT
+
+
+def parse_topic_prefix(text: str) -> str:
+    """What stands before the names of topics and of the consumer group."""
+    if not _NAME.fullmatch(text):
+        raise ValueError("may hold letters, digits, '.', '_' and '-', 100 at most")
+    return text
 
 
 def sqlite_path(url: str) -> Path:

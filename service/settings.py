@@ -27,7 +27,9 @@ from service.setting_values import (
     ShopSettings,
     VisibleAfter,
     format_visible_after,
+    is_kafka,
     is_loopback,
+    kafka_is_local,
     splio_is_local,
 )
 
@@ -137,6 +139,7 @@ def load_settings(
         sources |= dict.fromkeys(supplied, "sandbox")
         settings = settings.model_copy(update=supplied)
     problems += _storage_problems(settings, failed)
+    problems += _kafka_problems(settings, failed)
     if serving:
         problems += _tls_problems(settings, failed)
         problems += _listener_problems(settings, failed, takes_webhooks=takes_webhooks)
@@ -307,6 +310,36 @@ def _storage_problems(settings: Settings, failed: set[str]) -> Iterator[Problem]
             other = files.setdefault(realpath(path), field)
             if other != field:
                 yield _problem(field, f"names the file of {variable(other)}; they must differ")
+
+
+def _kafka_problems(settings: Settings, failed: set[str]) -> Iterator[Problem]:
+    for one, other in (("kafka_user", "kafka_password"), ("kafka_cert", "kafka_key")):
+        given = [field for field in (one, other) if getattr(settings, field) is not None]
+        if failed.isdisjoint({one, other}) and len(given) == 1:
+            missing = other if given == [one] else one
+            yield _problem(missing, f"is missing beside {variable(given[0])}")
+    for field in ("kafka_ca", "kafka_cert", "kafka_key"):
+        path: Path | None = getattr(settings, field)
+        if path is None or field in failed:
+            continue
+        if not settings.kafka_tls and "kafka_tls" not in failed:
+            yield _problem(field, f"is set without {variable('kafka_tls')}=1")
+        try:
+            _read_file(path)
+        except ValueError as error:
+            yield _problem(field, str(error))
+    if (
+        failed.isdisjoint({"log_url", "kafka_tls", "kafka_mechanism"})
+        and settings.kafka_password is not None
+        and settings.kafka_mechanism == "plain"
+        and not settings.kafka_tls
+        and is_kafka(settings.log_url)
+        and not kafka_is_local(settings.log_url)
+    ):
+        yield _problem(
+            "kafka_mechanism",
+            f"sends the password unencrypted beyond this machine; set {variable('kafka_tls')}=1",
+        )
 
 
 def _listener_problems(

@@ -88,10 +88,12 @@ async def open_log(
             )
             yield Log(file, file, None, (), list)
             return
+        config = kafka_config(settings)
+        assert config is not None
         spool_path = settings.spool_path if receives else None
         log = await stack.enter_async_context(
             open_kafka_log(
-                kafka_config(settings),
+                config,
                 metrics=metrics,
                 clock=clock,
                 step=step,

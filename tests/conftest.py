@@ -2,9 +2,21 @@
 
 from hypothesis import HealthCheck, settings
 
-from tests.harness.infrastructure import postgres_server, private_postgres
+from tests.harness.infrastructure import (
+    kafka_jars,
+    kafka_server,
+    make_kafka_server,
+    postgres_server,
+    private_postgres,
+)
 
-__all__ = ["postgres_server", "private_postgres"]
+__all__ = [
+    "kafka_jars",
+    "kafka_server",
+    "make_kafka_server",
+    "postgres_server",
+    "private_postgres",
+]
 
 # The same examples in every run, and no judgement of speed: machines differ.
 settings.register_profile(

@@ -92,6 +92,8 @@ def check_files(settings: Settings) -> Iterator[Finding]:
         ("log file", "RELAY_LOG_URL", settings.log_path),
         ("ledger file", "RELAY_LEDGER_URL", settings.ledger_path),
     ):
+        if path is None:
+            continue  # the log is on Kafka
         problem = _cannot_write(path)
         if problem is not None:
             yield fail(name, f"{path} ({variable}): {problem}")

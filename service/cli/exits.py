@@ -27,7 +27,9 @@ EXIT_CODES: Final = (
 _SETTINGS_REASONS: Final = frozenset(
     (
         "ledger_mismatch",
+        "kafka_tls_files",
         "no_ledger",
+        "no_kafka",
         "not_a_ledger",
         "other_database",
         "sandbox_books",

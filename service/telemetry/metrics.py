@@ -63,7 +63,7 @@ class Metrics:
     test compares the two.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:  # noqa: PLR0915  a list, nothing else
         self.registry = registry
         kinds = [kind.value for kind in Kind]
         lanes = [lane.value for lane in Lane]
@@ -89,6 +89,22 @@ class Metrics:
         )
         self.log_queue = self._gauge(
             "relay_log_queue_records", "Records waiting for the log's next commit."
+        )
+        self.log_connected = self._gauge(
+            "relay_log_connected", "1 while the log's brokers take appends of this process."
+        )
+        self.log_rebalances = self._counter(
+            "relay_log_rebalances_total",
+            "Times that streams of the log were assigned to this process or taken from it.",
+            event=("assigned", "revoked", "lost"),
+        )
+        self.streams_out_of_range = self._gauge(
+            "relay_streams_out_of_range",
+            "Streams not read, as the log does not hold or we cannot decode what comes next.",
+        )
+        self.records_skipped = self._counter(
+            "relay_records_skipped_total",
+            "Records of the log passed over because their bytes are damaged.",
         )
         self.spooling = self._gauge(
             "relay_spooling", "1 while events go to the spool because the broker is away."

@@ -62,6 +62,7 @@ def orders(count: int, *, first: int = FIRST_ORDER_ID) -> Iterator[bytes]:
 async def fill_log(settings: Settings, bodies: Iterable[bytes]) -> None:
     """Put these webhooks on the log, as the receiver does."""
     clock, metrics = SteadyClock(), Metrics(CollectorRegistry())
+    assert settings.log_path is not None
     async with open_sqlite_log(settings.log_path, metrics=metrics, clock=clock) as log:
         publisher = EventPublisher(log, metrics=metrics, tenant=settings.tenant, clock=clock)
         waiting: set[asyncio.Task[str]] = set()

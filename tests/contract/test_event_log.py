@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pytest
 import pytest_asyncio
+from aiokafka.structs import TopicPartition
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
@@ -17,8 +18,10 @@ from service.domain.clock import SteadyClock
 from service.domain.errors import PermanentError
 from service.domain.ports import EventLog, LogReader
 from service.domain.records import NewRecord, Record, Stream, Topic
+from service.eventlog.kafka_config import KafkaConfig
 from service.eventlog.sqlite import SqliteEventLog, open_sqlite_log
 from service.telemetry.metrics import Metrics
+from tests.integration.kafka_log import config_of, delete_records, make_topics, open_log
 
 ARRIVAL_S = 10.0  # far more than any implementation needs
 NOT_YET_S = 0.05
@@ -52,10 +55,31 @@ class SqliteHarness:
             pass
 
 
-@pytest.fixture(params=["sqlite"])
-def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
-    harnesses: Mapping[str, Harness] = {"sqlite": SqliteHarness(tmp_path / "log.db")}
-    return harnesses[request.param]
+class KafkaHarness:
+    def __init__(self, config: KafkaConfig) -> None:
+        self._config = config
+
+    def open(self) -> AbstractAsyncContextManager[EventLog]:
+        return open_log(self._config)
+
+    async def remove_old(self, log: EventLog) -> None:
+        acknowledged = await log.acknowledged()
+        await delete_records(
+            self._config,
+            {
+                TopicPartition(self._config.name(stream.topic), stream.partition): position
+                for stream, position in acknowledged.items()
+            },
+        )
+
+
+@pytest_asyncio.fixture(params=["sqlite", "kafka"])
+async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
+    if request.param == "sqlite":
+        return SqliteHarness(tmp_path / "log.db")
+    config = config_of(request.getfixturevalue("kafka_server"))
+    await make_topics(config)
+    return KafkaHarness(config)
 
 
 @pytest_asyncio.fixture

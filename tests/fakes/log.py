@@ -20,6 +20,8 @@ class FakeLog:
     free: int | None = None
     trims: list[int] = field(default_factory=list)
     acknowledging_fails: int = 0
+    opening_fails: int = 0
+    fetching_fails: int = 0
     opened: list["FakeReader"] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -41,6 +43,9 @@ class FakeLog:
         )
 
     async def open_reader(self, positions: PositionSource) -> "FakeReader":
+        if self.opening_fails:
+            self.opening_fails -= 1
+            raise LogUnavailableError("not_connected")
         at = dict.fromkeys(self.streams, 0)
         at.update(await positions(list(self.streams)))
         reader = FakeReader(self, at)
@@ -77,6 +82,9 @@ class FakeReader:
 
     async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[Record]:
         assert not self.is_closed and wait_s > 0
+        if self.log.fetching_fails:
+            self.log.fetching_fails -= 1
+            raise LogUnavailableError("not_connected")
         while True:
             self.log.changed.clear()
             found = self._next(max_records)

@@ -64,6 +64,7 @@ async def filled(environ: Mapping[str, str]) -> Mapping[str, str]:
 @asynccontextmanager
 async def opened(environ: Mapping[str, str]) -> AsyncIterator[SqliteLedger]:
     settings = load_settings(environ, serving=False)
+    assert settings.ledger_path is not None
     async with open_sqlite_ledger(
         settings.ledger_path,
         config=ledger_config(settings),

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.setting_model import FIELDS, SECRETS, variable
+from service.setting_values import kafka_servers
 from service.settings import (
     DeadLetterBrake,
     Settings,
@@ -24,6 +25,12 @@ COMPLETE = {
     "RELAY_WEBHOOK_CREDENTIALS": "scayle:one",
     "RELAY_SPLIO_URL": "https://api.splio.com/",
     "RELAY_SPLIO_API_KEY": "key",
+}
+
+
+# Fields whose value needs another one, or a file.
+NOT_ALONE = {
+    *("tls_cert", "tls_key", "kafka_user", "kafka_password", "kafka_ca", "kafka_cert", "kafka_key")
 }
 
 
@@ -101,6 +108,9 @@ def test_defaults_are_those_of_the_embedded_service() -> None:
         ("VISIBLE_AFTER", "credits=1h", "visible_after_s", VisibleAfter(60.0, 3600.0)),
         ("TIMEZONE", "Europe/Berlin", "timezone", ZoneInfo("Europe/Berlin")),
         ("LOG_URL", "sqlite:////var/lib/a%20log.db", "log_path", Path("/var/lib/a log.db")),
+        ("LOG_URL", "kafka://a:9092,b", "log_url", "kafka://a:9092,b"),
+        ("LOG_URL", "kafka://a:9092,b", "log_path", None),
+        ("TOPIC_PREFIX", "shop.", "topic_prefix", "shop."),
         ("SPLIO_URL", "http://127.0.0.1:9/splio/", "splio_url", "http://127.0.0.1:9/splio"),
         ("SPLIO_URL", "http://[::1]:9", "splio_url", "http://[::1]:9"),
         ("TENANT", "", "tenant", "main"),
@@ -135,7 +145,17 @@ def test_text_is_read(name: str, text: str, field: str, value: object) -> None:
         ("VISIBLE_AFTER", "orders=60", "has for orders what is not a duration"),
         ("DEAD_LETTER_BRAKE", "20,10", "is not a whole number, a comma and a percentage"),
         ("DEAD_LETTER_BRAKE", "20,101%", "needs a run of at least 1"),
-        ("LOG_URL", "kafka://broker:9092", "asks for kafka://, which is not built into this"),
+        ("LOG_URL", "kafka://", "has a server (number 1) that is not host or host:port"),
+        ("LOG_URL", "kafka://a:9092,b:x", "has a server (number 2) that is not host or host:port"),
+        (
+            "LOG_URL",
+            "kafka://a:9092/topic",
+            "has a server (number 1) that is not host or host:port",
+        ),
+        ("LOG_URL", "kafka://me:secret@a:9092", "holds credentials; they belong in RELAY_KAFKA"),
+        ("LEDGER_URL", "kafka://broker:9092", "asks for kafka://, which is not built into this"),
+        ("TOPIC_PREFIX", "a b", "may hold letters, digits"),
+        ("KAFKA_MECHANISM", "gssapi", "is not 'plain', 'scram-sha-256' or 'scram-sha-512'"),
         ("LEDGER_URL", "postgresql://db/relay", "asks for postgresql://, which is not built"),
         ("LOG_URL", "data/log.db", "is not an address like sqlite:///data/file.db"),
         ("LOG_URL", "sqlite://log.db", "is not sqlite:/// and a path"),
@@ -194,7 +214,7 @@ def test_every_example_is_accepted() -> None:
     """An operator who copies the example out of a problem gets past it."""
     for field, info in FIELDS.items():
         assert info.examples
-        if field not in ("tls_cert", "tls_key"):
+        if field not in NOT_ALONE:
             load(**{variable(field).removeprefix("RELAY_"): info.examples[0]})
 
 
@@ -294,6 +314,49 @@ def test_listening_beyond_loopback_needs_tls(tmp_path: Path) -> None:
     key.write_text("key")
     both = load(HTTP_HOST="0.0.0.0", TLS_CERT=str(certificate), TLS_KEY=str(key))
     assert (both.tls_cert, both.tls_key) == (certificate, key)
+
+
+def test_kafka_servers_get_their_port() -> None:
+    assert kafka_servers("kafka://a:1,b,[::1]:7") == ("a:1", "b:9092", "[::1]:7")
+
+
+def test_a_kafka_user_needs_its_password() -> None:
+    assert refused(KAFKA_USER="relay") == {
+        "RELAY_KAFKA_PASSWORD": "is missing beside RELAY_KAFKA_USER"
+    }
+    assert refused(KAFKA_PASSWORD="hidden") == {
+        "RELAY_KAFKA_USER": "is missing beside RELAY_KAFKA_PASSWORD"
+    }
+    assert load(KAFKA_USER="relay", KAFKA_PASSWORD="hidden").kafka_user == "relay"
+
+
+def test_a_kafka_password_is_not_sent_in_the_clear_beyond_this_machine() -> None:
+    plain = {"KAFKA_USER": "relay", "KAFKA_PASSWORD": "x", "KAFKA_MECHANISM": "plain"}
+
+    assert load(LOG_URL="kafka://127.0.0.1:9092", **plain).kafka_mechanism == "plain"
+    assert load(LOG_URL="kafka://broker", KAFKA_TLS="1", **plain).kafka_tls
+    assert refused(LOG_URL="kafka://localhost,broker", **plain) == {
+        "RELAY_KAFKA_MECHANISM": "sends the password unencrypted beyond this machine; set"
+        " RELAY_KAFKA_TLS=1"
+    }
+
+
+def test_kafka_certificates_come_in_pairs_and_with_tls(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "kafka.crt", tmp_path / "kafka.key"
+    certificate.write_text("certificate")
+    key.write_text("key")
+
+    assert refused(KAFKA_TLS="1", KAFKA_CERT=str(certificate)) == {
+        "RELAY_KAFKA_KEY": "is missing beside RELAY_KAFKA_CERT"
+    }
+    assert refused(KAFKA_CA=str(certificate)) == {
+        "RELAY_KAFKA_CA": "is set without RELAY_KAFKA_TLS=1"
+    }
+    assert refused(KAFKA_TLS="1", KAFKA_CA=str(tmp_path / "none")) == {
+        "RELAY_KAFKA_CA": "names a file that cannot be read (No such file or directory)"
+    }
+    both = load(KAFKA_TLS="1", KAFKA_CERT=str(certificate), KAFKA_KEY=str(key))
+    assert (both.kafka_cert, both.kafka_key) == (certificate, key)
 
 
 def test_shops_fall_back_to_the_single_values() -> None:

@@ -257,6 +257,44 @@ async def test_an_acknowledgement_that_fails_ends_nothing(bench: IntakeBench) ->
         await until(lambda: bench.log.acknowledgements == {STREAM: 2})
 
 
+async def test_a_log_that_is_away_at_the_start_is_waited_for(
+    bench: IntakeBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.log.opening_fails = 2
+    bench.put("a")
+
+    async with bench.running():
+        await bench.read(1)
+
+    assert len(bench.log.opened) == 1
+    assert [r.message for r in caplog.records].count("records.not_fetched") == 2
+
+
+async def test_a_log_that_goes_away_is_waited_for(bench: IntakeBench) -> None:
+    bench.put("a")
+    async with bench.running():
+        await bench.read(1)
+        bench.log.fetching_fails = 3
+        bench.put("b", first=1)
+        await bench.read(2)
+
+    assert bench.log.fetching_fails == 0
+    assert bench.planned() == [0, 1]
+    assert len(bench.log.opened) == 1
+
+
+async def test_stopping_while_the_log_is_away_ends(
+    bench: IntakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers.intake, "_RETRY_S", 3600)
+    bench.log.opening_fails = 1
+
+    async with bench.running():
+        await until(lambda: not bench.log.opening_fails)
+
+    assert not bench.log.opened
+
+
 async def test_every_disposition_is_counted(
     bench: IntakeBench, caplog: pytest.LogCaptureFixture
 ) -> None:

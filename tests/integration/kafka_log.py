@@ -1,0 +1,74 @@
+"""Logs on a real broker, opened, filled and read for tests."""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from prometheus_client import CollectorRegistry
+
+from service.domain.clock import SteadyClock
+from service.domain.ports import StepHook, no_step
+from service.eventlog.kafka import KafkaEventLog, open_kafka_log
+from service.eventlog.kafka_config import KafkaConfig
+from service.eventlog.kafka_topics import (
+    TopicPlan,
+    create_topics,
+    topic_plans,
+    wait_for_leaders,
+)
+from service.telemetry.metrics import Metrics
+from tests.harness.kafka_server import KafkaServer
+
+
+def config_of(server: KafkaServer, **changes: Any) -> KafkaConfig:
+    """A prefix of its own on `server`, and a group that notices quickly."""
+    fresh = KafkaConfig(
+        servers=server.servers, prefix=f"t{uuid4().hex[:12]}.", session_timeout_s=3.0
+    )
+    return replace(fresh, **changes)
+
+
+def plans_of(config: KafkaConfig, *, partitions: int = 4) -> list[TopicPlan]:
+    return topic_plans(config, partitions=partitions, replication=1, min_insync=1)
+
+
+async def make_topics(config: KafkaConfig, *, partitions: int = 4) -> None:
+    """All topics, with leaders."""
+    plans = plans_of(config, partitions=partitions)
+    await create_topics(config, plans)
+    await wait_for_leaders(config, [plan.name for plan in plans], patience_s=20)
+
+
+def open_log(
+    config: KafkaConfig,
+    *,
+    metrics: Metrics | None = None,
+    step: StepHook = no_step,
+    **arguments: Any,
+) -> AbstractAsyncContextManager[KafkaEventLog]:
+    return open_kafka_log(
+        config,
+        metrics=metrics or Metrics(CollectorRegistry()),
+        clock=SteadyClock(),
+        step=step,
+        **arguments,
+    )
+
+
+async def delete_records(config: KafkaConfig, before: dict[Any, int]) -> None:
+    """Remove what lies before these offsets, by partition as Kafka names it."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=list(config.servers))
+    await admin.start()
+    try:
+        await admin.delete_records(
+            {partition: RecordsToDelete(offset) for partition, offset in before.items()}
+        )
+    finally:
+        await admin.close()
+
+
+def keys(records: Sequence[Any]) -> list[str | None]:
+    return [record.key for record in records]
