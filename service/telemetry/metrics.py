@@ -282,6 +282,62 @@ class Metrics:
         )
         self.ready = self._gauge("relay_ready", "1 while the process can take and process events.")
 
+        # Log and ledger that are shared by several processes.
+        self.streams_out_of_range = self._gauge(
+            "relay_streams_out_of_range",
+            "Partitions that stand still because their next record is no longer in the log.",
+        )
+        self.log_rebalances = self._counter(
+            "relay_log_rebalances_total",
+            "Changes of the partitions that this process reads.",
+            event=("assigned", "revoked", "lost"),
+        )
+        self.log_connected = self._gauge(
+            "relay_log_connected", "1 while the log answers this process."
+        )
+        self.records_skipped = self._counter(
+            "relay_records_skipped_total",
+            "Offsets that intake passed over because the log had no record there.",
+        )
+        self.spooling = self._gauge(
+            "relay_spooling", "1 while webhooks go to the spool because the log does not answer."
+        )
+        self.spool_records = self._gauge(
+            "relay_spool_records", "Records in the spool that the log does not have yet."
+        )
+        self.spool_bytes = self._gauge("relay_spool_bytes", "Bytes of these records.")
+        self.spool_oldest = self._gauge(
+            "relay_spool_oldest_timestamp_seconds",
+            "When the oldest of them was received, seconds since the epoch; 0 when none.",
+        )
+        self.spool_forwarded = self._counter(
+            "relay_spool_forwarded_total", "Records that went from the spool to the log."
+        )
+        self.spool_set_aside = self._gauge(
+            "relay_spool_set_aside_records",
+            "Records in the spool that the log refuses for good; they wait for a person.",
+        )
+        self.outbox_entries = self._gauge(
+            "relay_outbox_entries", "Notices in the outbox that are not published yet."
+        )
+        self.oldest_outbox = self._gauge(
+            "relay_oldest_outbox_timestamp_seconds",
+            "When the oldest of them was written, seconds since the epoch; 0 when none.",
+        )
+        self.notices_published = self._counter(
+            "relay_notices_published_total",
+            "Notices published to the log, by topic.",
+            topic=("loyalty.outcomes.v1", "loyalty.dead-letters.v1"),
+        )
+        self.duty_held = self._gauge(
+            "relay_duty_held",
+            "1 where this process does a chore that one process does for all.",
+            duty=("look_up", "seen", "outbox", "purge"),
+        )
+        self.ledger_available = self._gauge(
+            "relay_ledger_available", "1 while the ledger answers this process."
+        )
+
     def _counter(self, name: str, help_text: str, **labels: Sequence[str]) -> Counter:
         metric = Counter(name, help_text, tuple(labels), registry=self.registry)
         return _create_children(metric, labels)
