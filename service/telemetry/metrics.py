@@ -61,7 +61,7 @@ class Metrics:
     test compares the two.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry) -> None:  # noqa: PLR0915 one list
         self.registry = registry
         kinds = [kind.value for kind in Kind]
         lanes = [lane.value for lane in Lane]
