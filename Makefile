@@ -4,10 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all lint bench clean
+.PHONY: help install run test test-all lint bench deploy-tools clean
 
 help: ## what can be made
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## make .venv with everything in it
 
@@ -28,6 +28,13 @@ lint: $(STAMP) ## style, types, direction of imports
 
 bench: $(STAMP) ## the figures beside their peers and limits, in about 15 minutes
 	$(BIN)/python -m tests.benchmarks.report
+
+# With Go, helm's first build takes about two minutes. promtool is in Debian's package prometheus.
+deploy-tools: $(STAMP) ## what checks deploy/ (but promtool), into .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation \
+		--constraint deploy/constraints.txt --editable '.[dev,deploy]'
+	command -v $(BIN)/helm >/dev/null || command -v helm >/dev/null || \
+		GOBIN=$(CURDIR)/$(BIN) go install helm.sh/helm/v3/cmd/helm@v3.18.6
 
 clean: ## remove .venv, caches and builds; data stays
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
