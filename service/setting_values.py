@@ -187,7 +187,7 @@ def parse_sqlite_url(text: str) -> str:
     if not separator:
         raise ValueError("is not an address like sqlite:///data/file.db")
     if scheme in ("kafka", "postgres", "postgresql"):
-        raise ValueError(f"asks for {scheme}://, which is not built into this version")
+        raise ValueError(f"asks for {scheme}://, which cannot serve here")
     if scheme != "sqlite":
         raise ValueError("does not begin with sqlite:///")
     path = sqlite_path(text)

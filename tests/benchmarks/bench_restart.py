@@ -20,7 +20,7 @@ from tests.benchmarks.benchmark import Benchmark, Result, Row
 from tests.benchmarks.events import envelopes, fill_log, settings_of
 from tests.benchmarks.surroundings import RelayProcess, sandbox_process
 from tests.harness.account import compare
-from tests.harness.files import count_open
+from tests.harness.files import SqliteView, count_open
 from tests.harness.sandbox_process import SandboxProcess
 from tests.harness.waiting import until
 
@@ -70,7 +70,9 @@ async def _run(folder: Path, sandbox: SandboxProcess, count: int) -> dict[str, A
         seconds = time.monotonic() - killed_s
 
         async def is_done() -> bool:
-            return await booked(sandbox) >= count and not count_open(folder / "ledger.db")
+            return await booked(sandbox) >= count and not count_open(
+                SqliteView(folder / "ledger.db")
+            )
 
         await until(is_done, what="the backlog is done", timeout_s=_LIMIT_S)
         assert await relay.stop() == 0, relay.log_text()[-4000:]

@@ -4,9 +4,7 @@ import asyncio
 import gc
 import signal
 import socket
-import sqlite3
 import threading
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,7 +23,7 @@ from service.sandbox.faults import FaultRule
 from service.sandbox.scayle import Shares, generate_orders
 from tests.harness.account import compare
 from tests.harness.child_process import ChildProcess
-from tests.harness.files import assert_ledger_is_sound
+from tests.harness.files import LedgerView, assert_ledger_is_sound
 from tests.harness.ports import free_port
 from tests.harness.relay import environment, running_relay, running_sandbox
 from tests.harness.sandbox_process import SandboxProcess
@@ -35,9 +33,8 @@ from tests.harness.waiting import until
 _WITH_CARDS: Final = Shares(guests=0, without_card=0)
 
 
-def _states(ledger_path: Path) -> set[str]:
-    with closing(sqlite3.connect(ledger_path)) as db:
-        return {state for (state,) in db.execute("SELECT DISTINCT state FROM effects")}
+def _states(ledger: LedgerView) -> set[str]:
+    return {state for (state,) in ledger.rows("SELECT DISTINCT state FROM effects")}
 
 
 def _raise_at(step: Step) -> StepHook:
@@ -66,11 +63,10 @@ async def test_sigterm_finishes_what_is_in_flight(tmp_path: Path) -> None:
             assert await service.stop() == 0, service.log_text()
             booked = len(await sandbox.credits())
             assert booked >= 10
-            assert _states(service.ledger_path) <= {"due", "applied"}
-            with closing(sqlite3.connect(service.ledger_path)) as db:
-                (known,) = db.execute(
-                    "SELECT count(*) FROM effects WHERE kind = 'earn' AND state = 'applied'"
-                ).fetchone()
+            assert _states(service.place.ledger) <= {"due", "applied"}
+            ((known,),) = service.place.ledger.rows(
+                "SELECT count(*) FROM effects WHERE kind = 'earn' AND state = 'applied'"
+            )
             assert known == booked
 
 
@@ -90,12 +86,12 @@ async def test_splio_that_hangs_does_not_keep_the_service_from_stopping(tmp_path
 
             await until(credits_are_under_way, what="credits are booked and not answered")
             assert await service.stop() == 0, service.log_text()
-            assert "attempting" in _states(service.ledger_path)
+            assert "attempting" in _states(service.place.ledger)
             sandbox.clear_faults()
             service.start(settings={"RELAY_REQUEST_TIMEOUT": "1s"})
             await service.wait_ready()
             await until(
-                lambda: _states(service.ledger_path) == {"applied"}, what="all is looked up"
+                lambda: _states(service.place.ledger) == {"applied"}, what="all is looked up"
             )
             assert await service.stop() == 0
         account = compare(
@@ -130,12 +126,12 @@ async def test_splio_is_killed_and_comes_back(tmp_path: Path) -> None:
             sandbox.start()
             await sandbox.wait_ready()
             await until(
-                lambda: _states(service.ledger_path) == {"applied"},
+                lambda: _states(service.place.ledger) == {"applied"},
                 what="everything is booked",
                 timeout_s=30,
             )
             assert await service.stop() == 0
-            assert_ledger_is_sound(service.ledger_path)
+            assert_ledger_is_sound(service.place.ledger)
         account = compare(
             envelopes,
             accepted={order.order_id for order in delivering.result().accepted},

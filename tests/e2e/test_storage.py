@@ -110,15 +110,13 @@ async def test_full_disk_loses_nothing(tmp_path: Path) -> None:
             report = delivering.result()
             assert report.by_status["503"] >= 1
 
-            def is_done() -> bool:
-                return not (
-                    backlog(service.event_log_path, service.ledger_path)
-                    or count_open(service.ledger_path)
-                )
+            async def is_done() -> bool:
+                place = service.place
+                return not (count_open(place.ledger) or await backlog(place.log, place.ledger))
 
             await until(is_done, what="everything is settled", timeout_s=30)
             assert await service.stop() == 0
-            assert_ledger_is_sound(service.ledger_path)
+            assert_ledger_is_sound(service.place.ledger)
         account = compare(
             envelopes,
             accepted={order.order_id for order in report.accepted},

@@ -1,5 +1,5 @@
 """
-`python -m tests.faults.launcher [--kill-at STEP N MARKER]`: the service, killed at a step.
+`python -m tests.faults.launcher ROLE [--kill-at STEP N MARKER]`: the service, killed at a step.
 
 The hook is an argument of `open_runtime` that nobody else passes.
 """
@@ -14,6 +14,7 @@ from service.domain.ports import Step, StepHook, no_step
 from service.domain.records import Topic
 from service.runtime import Pace, open_runtime
 from service.settings import load_settings
+from service.stores import Role
 from service.supervisor import Death
 from service.telemetry.logs import configure_logs
 
@@ -47,22 +48,23 @@ def kill_at(step: Step, *, nth: int, marker_path: str) -> StepHook:
     return hook
 
 
-async def _serve(step: StepHook) -> Death | None:
-    settings = load_settings(os.environ)
+async def _serve(role: Role, step: StepHook) -> Death | None:
+    settings = load_settings(os.environ, takes_webhooks=role.receives, takes_effect=role.consumes)
     configure_logs(log_format=settings.log_format, level=settings.log_level.upper())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with open_runtime(settings, step=step, pace=_BRISK) as runtime:
+    async with open_runtime(settings, role=role, step=step, pace=_BRISK) as runtime:
         return await runtime.run(stop)
 
 
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM (0), the death of a worker (1) or the step."""
     hook: StepHook = no_step
-    if arguments:
-        _, step, nth, marker_path = arguments
+    role, *crash = arguments
+    if crash:
+        _, step, nth, marker_path = crash
         hook = kill_at(Step(step), nth=int(nth), marker_path=marker_path)
-    death = asyncio.run(_serve(hook))
+    death = asyncio.run(_serve(Role(role), hook))
     return 0 if death is None else 1
 
 

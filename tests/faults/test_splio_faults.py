@@ -14,7 +14,7 @@ from service.sandbox.faults import KINDS, FaultRule
 from service.sandbox.scayle import Shares, generate_orders
 from service.sandbox.splio import DOCUMENTED_LIMITS, SplioSandbox
 from tests.harness.account import earned_by_card, expected_order, points_by_card
-from tests.harness.files import let_time_pass
+from tests.harness.files import SqliteView, let_time_pass
 from tests.harness.relay import Relay, running_relay, running_sandbox
 from tests.harness.waiting import until
 
@@ -230,7 +230,7 @@ async def test_unknown_card_is_waited_for(tmp_path: Path) -> None:
         for card in cards:
             await sandbox.register_member(card)
         # The first wait for a card is a minute at most.
-        let_time_pass(tmp_path / "ledger.db", seconds=60)
+        let_time_pass(SqliteView(tmp_path / "ledger.db"), seconds=60)
         async with running_relay(tmp_path, sandbox) as relay:
             await relay.rest()
             (await relay.account(envelopes, report)).assert_balances()
@@ -248,7 +248,7 @@ async def test_card_that_stays_unknown_is_set_aside_after_its_patience(tmp_path:
                 return (await relay.states())["earn", "due"] == 2
 
             await until(all_wait, what="both credits wait for their card")
-        let_time_pass(tmp_path / "ledger.db", seconds=60)
+        let_time_pass(SqliteView(tmp_path / "ledger.db"), seconds=60)
         async with running_relay(tmp_path, sandbox, {"card_patience": "1s"}) as relay:
             await relay.rest()
             assert {item["reason"] for item in await relay.dead_letters()} == {"unknown_card"}

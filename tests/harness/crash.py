@@ -111,11 +111,11 @@ async def _rest(service: ServiceProcess, report: DeliveryReport) -> None:
     accepted = {order.order_id for order in report.accepted}
     await service.wait_ready()
 
-    def is_done() -> bool:
+    async def is_done() -> bool:
         return (
-            planned_orders(service.ledger_path) >= accepted
-            and not backlog(service.event_log_path, service.ledger_path)
-            and not count_open(service.ledger_path)
+            planned_orders(service.place.ledger) >= accepted
+            and not count_open(service.place.ledger)
+            and not await backlog(service.place.log, service.place.ledger)
         )
 
     try:
@@ -139,4 +139,4 @@ async def _judge(
     statement = await sandbox.statement()
     # Also a refused repeat would show that it was sent without having been looked up.
     assert statement["orders_posted_twice"] == 0
-    assert_ledger_is_sound(service.ledger_path)
+    assert_ledger_is_sound(service.place.ledger)

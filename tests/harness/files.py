@@ -1,12 +1,17 @@
-"""Looks into the service's files from outside, while it runs or after it was killed."""
+"""Looks into a service's log and ledger from outside, while it runs or after it was killed."""
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Protocol
+
+import psycopg
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from service.domain.effects import OPEN_STATES, SETTLED_STATES
+from service.domain.records import Topic
 
 _OFFSET_BITS: Final = 48  # of a record's position in the log; above them is its stream
 
@@ -17,7 +22,7 @@ _ENDS: Final = f"""
         (SELECT max(position) FROM records WHERE position >> {_OFFSET_BITS} = streams.id)
             - (streams.id << {_OFFSET_BITS}) + 1, 0)) FROM streams
 """
-_POSITIONS: Final = "SELECT topic, partition, position FROM positions"
+_POSITIONS: Final = 'SELECT topic, "partition", position FROM positions'
 
 _OF_ATTEMPTS: Final = "SELECT effect_key FROM attempts JOIN effects ON effects.id = effect_id"
 
@@ -42,57 +47,136 @@ _RULES: Final = {
 }
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
-        yield db
+Positions = Mapping[tuple[str, int], int]
 
 
-def count_open(ledger_path: Path) -> int:
+class LedgerView(Protocol):
+    """One ledger, looked at by SQL that both databases understand."""
+
+    def rows(self, query: str) -> list[Any]: ...
+
+    def change(self, statement: str) -> None:
+        """Run a statement that changes rows, and commit it."""
+        ...
+
+    def check(self) -> None:
+        """Raises: AssertionError when the database itself is damaged."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteView:
+    """The ledger in a file."""
+
+    path: Path
+
+    def rows(self, query: str) -> list[Any]:
+        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute(query).fetchall()
+
+    def change(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.path)) as db, db:
+            db.execute(statement)
+
+    def check(self) -> None:
+        ((verdict,),) = self.rows("PRAGMA integrity_check")
+        assert verdict == "ok", verdict
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresView:
+    """The ledger on a server."""
+
+    address: str
+
+    def rows(self, query: str) -> list[Any]:
+        with psycopg.connect(self.address, autocommit=True) as connection:
+            return connection.execute(query.encode()).fetchall()
+
+    def change(self, statement: str) -> None:
+        with psycopg.connect(self.address, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def check(self) -> None:
+        """A server that answers has checked itself."""
+        self.rows("SELECT count(*) FROM effects")
+
+
+class LogView(Protocol):
+    """One log: where each stream ends."""
+
+    async def ends(self) -> Positions: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteLogView:
+    """The log in a file."""
+
+    path: Path
+
+    async def ends(self) -> Positions:
+        rows = SqliteView(self.path).rows(_ENDS)
+        return {(topic, number): end for topic, number, end in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaLogView:
+    """The log on a broker."""
+
+    servers: tuple[str, ...]
+    prefix: str
+
+    async def ends(self) -> Positions:
+        consumer = AIOKafkaConsumer(bootstrap_servers=list(self.servers))
+        await consumer.start()
+        try:
+            partitions = {
+                TopicPartition(self.prefix + topic.value, number): (topic.value, number)
+                for topic in Topic
+                for number in consumer.partitions_for_topic(self.prefix + topic.value) or ()
+            }
+            ends = await consumer.end_offsets(list(partitions))
+            return {partitions[partition]: end for partition, end in ends.items()}
+        finally:
+            await consumer.stop()
+
+
+def count_open(ledger: LedgerView) -> int:
     """Effects that are not settled."""
-    with _reading(ledger_path) as db:
-        (count,) = db.execute(_OPEN).fetchone()
-        return int(count)
+    ((count,),) = ledger.rows(_OPEN)
+    return int(count)
 
 
-def planned_orders(ledger_path: Path) -> set[str]:
+def planned_orders(ledger: LedgerView) -> set[str]:
     """Ids of the orders that the ledger knows."""
-    with _reading(ledger_path) as db:
-        return {order_key for (order_key,) in db.execute(_PLANNED)}
+    return {order_key for (order_key,) in ledger.rows(_PLANNED)}
 
 
-def backlog(log_path: Path, ledger_path: Path) -> int:
+async def backlog(log: LogView, ledger: LedgerView) -> int:
     """Records in the log that the ledger has not taken yet."""
-    with _reading(log_path) as log, _reading(ledger_path) as ledger:
-        ends = {(topic, number): end for topic, number, end in log.execute(_ENDS)}
-        positions = {(topic, number): at for topic, number, at in ledger.execute(_POSITIONS)}
+    ends = await log.ends()
+    positions = {(topic, number): at for topic, number, at in ledger.rows(_POSITIONS)}
     return sum(end - positions.get(stream, 0) for stream, end in ends.items())
 
 
-def assert_ledger_is_sound(ledger_path: Path) -> None:
+def assert_ledger_is_sound(ledger: LedgerView) -> None:
     """
     The ledger of a run that came to rest with everything settled.
 
     Raises: AssertionError naming every broken rule.
     """
-    with _reading(ledger_path) as db:
-        (verdict,) = db.execute("PRAGMA integrity_check").fetchone()
-        assert verdict == "ok", verdict
-        broken = {rule: [key for (key,) in db.execute(query)] for rule, query in _RULES.items()}
+    ledger.check()
+    broken = {rule: [key for (key,) in ledger.rows(query)] for rule, query in _RULES.items()}
     assert not any(broken.values()), {rule: keys for rule, keys in broken.items() if keys}
 
 
-def let_time_pass(ledger_path: Path, *, seconds: float) -> None:
+def let_time_pass(ledger: LedgerView, *, seconds: float) -> None:
     """
     Make every effect of a stopped service older, so that what it waits for has come.
 
     A test that waits for an hour is not worth having.
     """
-    shift_ms = int(seconds * 1000)
-    with closing(sqlite3.connect(ledger_path)) as db, db:
-        db.execute(
-            "UPDATE effects SET due_at = due_at - :shift, created_at = created_at - :shift,"
-            " received_at = received_at - :shift, first_attempt_at = first_attempt_at - :shift,"
-            " absence_counts_from = absence_counts_from - :shift",
-            {"shift": shift_ms},
-        )
+    shift = int(seconds * 1000)
+    times = ("due_at", "created_at", "received_at", "first_attempt_at", "absence_counts_from")
+    changes = ", ".join(f"{name} = {name} - {shift}" for name in times)
+    ledger.change(f"UPDATE effects SET {changes}")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Final
 
 from service.domain.ports import Step
+from service.stores import Role
 from tests.harness.child_process import ChildProcess, ProcessEndedError
+from tests.harness.place import Place, files_in
 from tests.harness.ports import free_port
 
 USER: Final = "scayle"
@@ -27,27 +29,39 @@ _SHORT_WAITS: Final = {
 
 class ServiceProcess(ChildProcess):
     """
-    One service on its own files in `directory`; it keeps its ports over restarts.
+    One process of the service; it keeps its ports over restarts.
 
     Started by `tests.faults.launcher`, which kills it at a step when asked to.
+
+    Args:
+        directory: of its output, and of log and ledger where no `place` is given.
+        place: where log and ledger are.
+        role: serve, receive or consume.
+        name: tells the processes of one test apart.
     """
 
     def __init__(
-        self, directory: Path, *, splio_url: str, settings: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        splio_url: str,
+        settings: Mapping[str, str] | None = None,
+        place: Place | None = None,
+        role: Role = Role.SERVE,
+        name: str = "service",
     ) -> None:
-        super().__init__("tests.faults.launcher", log_path=directory / "service.log")
+        super().__init__("tests.faults.launcher", log_path=directory / f"{name}.log")
         self.directory = directory
-        self.ledger_path = directory / "ledger.db"
-        self.event_log_path = directory / "log.db"
-        self._marker_path = directory / "killed"
+        self.place = place or files_in(directory)
+        self._role = role
+        self._marker_path = directory / f"{name}.killed"
         self._http_port = free_port()
         self._operations_port = free_port()
         self._environment = {
             **_SHORT_WAITS,
             "RELAY_HTTP_PORT": str(self._http_port),
             "RELAY_OPERATIONS_PORT": str(self._operations_port),
-            "RELAY_LOG_URL": f"sqlite:///{self.event_log_path}",
-            "RELAY_LEDGER_URL": f"sqlite:///{self.ledger_path}",
+            **self.place.environment,
             "RELAY_SPLIO_URL": splio_url,
             "RELAY_SPLIO_API_KEY": "sandbox-api-key",
             "RELAY_WEBHOOK_CREDENTIALS": f"{USER}:{PASSWORD}",
@@ -78,9 +92,9 @@ class ServiceProcess(ChildProcess):
             settings: what differs from before, for this start.
         """
         self._marker_path.unlink(missing_ok=True)
-        arguments = (
-            [] if kill_at is None else ["--kill-at", kill_at, str(nth), str(self._marker_path)]
-        )
+        arguments = [self._role.value]
+        if kill_at is not None:
+            arguments += ["--kill-at", kill_at, str(nth), str(self._marker_path)]
         self.spawn(arguments, environment={**self._environment, **(settings or {})})
 
     async def wait_ready(self) -> None:

@@ -40,12 +40,15 @@ def effect(key: str, action: str = "") -> str:
 async def test_health_and_readiness_are_told_apart() -> None:
     async with operations_listener() as running:
         assert await ask(running, "GET", "/healthz") == (200, {"alive": True})
-        assert await ask(running, "GET", "/readyz") == (200, {"ready": True, "reasons": []})
+        assert await ask(running, "GET", "/readyz") == (
+            200,
+            {"ready": True, "reasons": [], "degraded": []},
+        )
         running.reasons.append("the log is not open")
         assert await ask(running, "GET", "/healthz") == (200, {"alive": True})
         assert await ask(running, "GET", "/readyz") == (
             503,
-            {"ready": False, "reasons": ["the log is not open"]},
+            {"ready": False, "reasons": ["the log is not open"], "degraded": []},
         )
 
 

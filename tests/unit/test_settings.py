@@ -153,10 +153,11 @@ def test_text_is_read(name: str, text: str, field: str, value: object) -> None:
             "has a server (number 1) that is not host or host:port",
         ),
         ("LOG_URL", "kafka://me:secret@a:9092", "holds credentials; they belong in RELAY_KAFKA"),
-        ("LEDGER_URL", "kafka://broker:9092", "asks for kafka://, which is not built into this"),
+        ("LEDGER_URL", "kafka://broker:9092", "asks for kafka://, which cannot serve here"),
         ("TOPIC_PREFIX", "a b", "may hold letters, digits"),
         ("KAFKA_MECHANISM", "gssapi", "is not 'plain', 'scram-sha-256' or 'scram-sha-512'"),
-        ("LEDGER_URL", "postgresql://db/relay", "asks for postgresql://, which is not built"),
+        ("LOG_URL", "postgresql://db/relay", "asks for postgresql://, which cannot serve here"),
+        ("LEDGER_URL", "postgresql://db/relay?no=1", "is not an address like postgresql://user"),
         ("LOG_URL", "data/log.db", "is not an address like sqlite:///data/file.db"),
         ("LOG_URL", "sqlite://log.db", "is not sqlite:/// and a path"),
         ("LOG_URL", "sqlite:///data/", "does not name a file"),
@@ -191,7 +192,7 @@ def test_all_problems_are_reported_together_one_line_each() -> None:
             {
                 "RELAY_HTTP_HOST": "0.0.0.0",
                 "RELAY_HTTP_PORT": "eighty\nand more",
-                "RELAY_LEDGER_URL": "postgresql://db",
+                "RELAY_LEDGER_URL": "mysql://db",
                 "RELAY_SPLIO_KEY": "key",
             }
         )

@@ -105,7 +105,16 @@ _SCHEMAS: Final[Document] = {
             ),
         }
     ),
-    "Readiness": object_of({"ready": {"type": "boolean"}, "reasons": _list_of(_TEXT)}),
+    "Readiness": object_of(
+        {
+            "ready": {"type": "boolean"},
+            "reasons": _list_of(_TEXT),
+            "degraded": {
+                **_list_of(_TEXT),
+                "description": "What is away while the process works on, such as `spooling`.",
+            },
+        }
+    ),
 }
 
 _MAY_CHANGE: Final = {
