@@ -195,6 +195,7 @@ class SpoolingWriter:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Forward what is spooled until `stop`; what is in flight then is waited for."""
+        await self._reader.seek(self._reader.acknowledged)  # what a run before had in hand
         while not stop.is_set():
             wait_s = self._retry_aside_at_s - self._clock.monotonic_s()
             if self._spooling:

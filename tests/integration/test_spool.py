@@ -264,6 +264,25 @@ async def test_a_target_that_is_away_is_asked_by_one_record_at_a_time(
     assert len(target.arrived) == 100
 
 
+async def test_a_target_that_goes_away_again_is_asked_by_one_record_again(
+    path: Path, clock: FakeClock
+) -> None:
+    target = FakeTarget(Fate.AWAY)
+    async with open_spool(target, path, clock=clock) as spool, running(spool):
+        await append_all(spool, [event(str(number)) for number in range(100)])
+        target.fate = lambda _: Fate.TAKEN if len(target.arrived) < 50 else Fate.HANGS
+        await time_passes_until(clock, lambda: target.in_flight == 50)
+        target.release(Fate.AWAY)
+        await until(lambda: target.in_flight == 0)
+        target.most_in_flight = 0
+        attempts = target.attempts
+        await time_passes_until(clock, lambda: target.attempts > attempts + 3)
+        assert target.most_in_flight == 1
+        target.fate = Fate.TAKEN
+        await drained(spool, clock)
+    assert len(target.arrived) == 100
+
+
 async def test_nothing_more_of_a_key_is_sent_once_one_of_it_failed(
     path: Path, clock: FakeClock
 ) -> None:
@@ -606,15 +625,27 @@ async def test_a_full_disk_refuses_and_recovers_by_itself(path: Path, clock: Fak
             size = spool.size_bytes
             target.fate = lambda record: Fate.REFUSED if record.key == "3" else Fate.TAKEN
             async with running(spool):
-                await pass_time(clock, 30)
+                await time_passes_until(clock, lambda: len(target.refused) > 3)
             assert spool.size_bytes == size
+            assert spool.set_aside == 0
         assert acknowledged
-    async with open_spool(target, path, clock=clock) as spool:
-        assert spool.size_bytes == size
         async with running(spool):
             await drained(spool, clock)
         assert spool.set_aside == 1
+        assert spool.size_bytes == 10_000 + 32
     assert {record.key for record in target.arrived} == {"0", *acknowledged} - {"3"}
+
+
+async def test_a_disk_that_is_full_for_a_while_loses_no_refused_record(
+    path: Path, clock: FakeClock
+) -> None:
+    await spool_some(path, clock, ["a", "b"])
+    target = refuse("b")
+    async with open_spool(target, path, clock=clock) as spool, running(spool):
+        with files_limited_to(1):
+            await time_passes_until(clock, lambda: len(target.refused) > 2)
+        await drained(spool, clock)
+        assert spool.set_aside == 1
 
 
 async def test_a_spool_belongs_to_one_process(path: Path, clock: FakeClock) -> None:

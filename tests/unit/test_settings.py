@@ -64,6 +64,7 @@ def test_defaults_are_those_of_the_embedded_service() -> None:
     assert settings.log_path == Path("data/relay-log.db")
     assert settings.ledger_path == Path("data/relay-ledger.db")
     assert settings.sandbox_path == Path("data/sandbox.db")
+    assert (settings.spool_path, settings.spool_limit) == (None, 1 << 30)
     assert settings.body_limit == 512 * 1024
     assert settings.disk_reserve == 256 * 1024 * 1024
     assert settings.max_connections == 512
@@ -94,6 +95,8 @@ def test_defaults_are_those_of_the_embedded_service() -> None:
         ("RETENTION", "14d", "retention_s", 14 * 86400.0),
         ("BODY_LIMIT", "2MiB", "body_limit", 2 << 20),
         ("DISK_RESERVE", "0B", "disk_reserve", 0),
+        ("SPOOL_PATH", "/volume/spool.db", "spool_path", Path("/volume/spool.db")),
+        ("SPOOL_LIMIT", "2GiB", "spool_limit", 2 << 30),
         ("HTTP_PORT", "0", "http_port", 0),
         ("HTTP_HOST", "::1", "http_host", "::1"),
         ("BEHIND_TLS", "YES", "behind_tls", True),
