@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
 from service.domain.clock import Clock
@@ -13,8 +12,7 @@ from service.domain.errors import LogUnavailableError, PermanentError
 from service.domain.ports import PositionSource, StepHook, no_step
 from service.domain.records import NewRecord, PublicRecord, PublicTopic, Stream, Topic
 from service.eventlog.kafka_config import KafkaConfig
-from service.eventlog.kafka_errors import described
-from service.eventlog.kafka_offsets import END, ask_committed, ask_offsets
+from service.eventlog.kafka_offsets import END, ask_committed, ask_offsets, persistently
 from service.eventlog.kafka_producer import Outgoing, encoded_headers
 from service.eventlog.kafka_reader import KafkaLogReader
 from service.eventlog.kafka_writer import KafkaWriter
@@ -83,22 +81,18 @@ class KafkaEventLog:
     async def end_positions(self) -> Mapping[Stream, int]:
         """As the port says. Raises: LogUnavailableError."""
         client = self._writer.client()
-        partitions = self._partitions()
-        try:
-            async with asyncio.timeout(_QUESTION_S):
-                ends = await ask_offsets(client, partitions, END)
-        except (KafkaError, TimeoutError) as error:
-            raise LogUnavailableError("offsets_not_known", described(error)) from error
+        ends = await persistently(
+            lambda: ask_offsets(client, self._partitions(), END), patience_s=_QUESTION_S
+        )
         return {self._stream(partition): end for partition, end in ends.items()}
 
     async def acknowledged(self) -> Mapping[Stream, int]:
         """What the group committed. Raises: LogUnavailableError."""
         client = self._writer.client()
-        try:
-            async with asyncio.timeout(_QUESTION_S):
-                found = await ask_committed(client, self._config.group, self._partitions())
-        except (KafkaError, TimeoutError) as error:
-            raise LogUnavailableError("offsets_not_known", described(error)) from error
+        found = await persistently(
+            lambda: ask_committed(client, self._config.group, self._partitions()),
+            patience_s=_QUESTION_S,
+        )
         return {self._stream(partition): offset for partition, offset in found.items()}
 
     async def positions_at(self, time_ms: int) -> Mapping[Stream, int]:

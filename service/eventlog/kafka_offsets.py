@@ -1,8 +1,8 @@
 """Questions about offsets, asked over connections that exist already."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.errors import KafkaError, NodeNotReadyError, NoError, for_code
@@ -10,10 +10,38 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.offset import OffsetRequest
 from aiokafka.structs import TopicPartition
 
+from service.domain.errors import LogUnavailableError
+from service.eventlog.kafka_errors import described
+
 FIRST: Final = -2
 END: Final = -1
 _NOTHING_COMMITTED: Final = -1
+_ASK_AGAIN_S: Final = 0.1
+
+T = TypeVar("T")
 _UNCOMMITTED: Final = 0  # records of open transactions count: we never write any
+
+
+async def persistently(question: Callable[[], Awaitable[T]], *, patience_s: float) -> T:
+    """
+    The answer to `question`, asked again while only the moment is wrong: a leader that moves, a
+    coordinator that is being made.
+
+    Raises: LogUnavailableError `offsets_not_known`.
+    """
+    why: BaseException | None = None
+    try:
+        async with asyncio.timeout(patience_s):
+            while True:
+                try:
+                    return await question()
+                except KafkaError as error:
+                    why = error
+                    if not error.retriable:
+                        raise
+                await asyncio.sleep(_ASK_AGAIN_S)
+    except (KafkaError, TimeoutError) as error:
+        raise LogUnavailableError("offsets_not_known", described(why or error)) from error
 
 
 async def ask_offsets(
@@ -23,7 +51,7 @@ async def ask_offsets(
     The `FIRST` offset of each partition, the `END`: the one that its next record will get, or
     that of the first record since `which` (milliseconds since the epoch; -1 when there is none).
 
-    Raises: KafkaError. A leader that moved is not looked for: the caller asks again later.
+    Raises: KafkaError, which may be of this moment only: see `persistently`.
     """
     by_node: dict[int, dict[str, list[tuple[int, int]]]] = {}
     for partition in partitions:

@@ -30,7 +30,7 @@ from service.eventlog.kafka_commits import Commits
 from service.eventlog.kafka_config import KafkaConfig
 from service.eventlog.kafka_consumer import GroupConsumer
 from service.eventlog.kafka_errors import described
-from service.eventlog.kafka_offsets import END, FIRST, ask_offsets
+from service.eventlog.kafka_offsets import END, FIRST, ask_offsets, persistently
 from service.eventlog.kafka_streams import Streams, StreamState
 from service.telemetry.metrics import Metrics
 
@@ -136,6 +136,11 @@ class KafkaLogReader:
         except BaseException:
             await self.close()
             raise
+
+    @property
+    def assigned(self) -> frozenset[Stream]:
+        """The streams that the group gave to this reader."""
+        return frozenset(state.stream for state in self._streams.all())
 
     async def fetch(self, *, max_records: int, wait_s: float) -> Sequence[Record]:
         self._finish()
@@ -261,12 +266,13 @@ class KafkaLogReader:
         except LedgerUnavailableError as error:
             raise LogUnavailableError("positions_not_known", error.reason) from error
         partitions = [state.partition for state in states]
-        try:
-            async with asyncio.timeout(_QUESTION_S):
-                first = await ask_offsets(consumer.client, partitions, FIRST)
-                end = await ask_offsets(consumer.client, partitions, END)
-        except (KafkaError, TimeoutError) as error:
-            raise LogUnavailableError("offsets_not_known", described(error)) from error
+        client = consumer.client
+        first = await persistently(
+            lambda: ask_offsets(client, partitions, FIRST), patience_s=_QUESTION_S
+        )
+        end = await persistently(
+            lambda: ask_offsets(client, partitions, END), patience_s=_QUESTION_S
+        )
         if generation != self._generation:
             return  # they are gone, or new again
         for state in states:

@@ -87,7 +87,7 @@ class KafkaServer:
         secure: bool = False,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._jars = jars
         self._settings = dict(settings or {})
         self._process: subprocess.Popen[bytes] | None = None
@@ -108,12 +108,12 @@ class KafkaServer:
     def start(self) -> None:
         """Start it, formatting its storage the first time, and wait until it listens."""
         assert self._process is None or self._process.poll() is not None, "it runs already"
-        self._directory.mkdir(parents=True, exist_ok=True)
-        properties = self._directory / "server.properties"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        properties = self.directory / "server.properties"
         if not properties.exists():
             properties.write_text(self._properties())
             self._format(properties)
-        with (self._directory / "broker.log").open("ab") as log:
+        with (self.directory / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._java(), "kafka.Kafka", str(properties)],
                 stdin=subprocess.DEVNULL,
@@ -148,7 +148,7 @@ class KafkaServer:
 
     def log_text(self) -> str:
         """What it wrote over all starts; little, as its loggers have no appender."""
-        return (self._directory / "broker.log").read_text(errors="replace")
+        return (self.directory / "broker.log").read_text(errors="replace")
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None, "not started"
@@ -199,7 +199,7 @@ class KafkaServer:
                 f"{name}:{_PROTOCOLS[name]}" for name in ports
             ),
             "controller.quorum.voters": f"1@127.0.0.1:{self.ports.controller}",
-            "log.dirs": str(self._directory / "data"),
+            "log.dirs": str(self.directory / "data"),
             **secure,
             **self._settings,
         }

@@ -1,16 +1,19 @@
 """Logs on a real broker, opened, filled and read for tests."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from prometheus_client import CollectorRegistry
 
 from service.domain.clock import SteadyClock
 from service.domain.ports import StepHook, no_step
+from service.domain.records import NewRecord, Record, Stream, Topic
 from service.eventlog.kafka import KafkaEventLog, open_kafka_log
 from service.eventlog.kafka_config import KafkaConfig
 from service.eventlog.kafka_topics import (
@@ -70,5 +73,39 @@ async def delete_records(config: KafkaConfig, before: dict[Any, int]) -> None:
         await admin.close()
 
 
-def keys(records: Sequence[Any]) -> list[str | None]:
-    return [record.key for record in records]
+def order(number: int, *, size: int = 2) -> NewRecord:
+    return NewRecord(Topic.ORDERS, str(number), b"\xa5" * size)
+
+
+async def from_the_beginning(streams: Sequence[Stream]) -> Mapping[Stream, int]:
+    return {}
+
+
+async def read_all(log: KafkaEventLog) -> list[Record]:
+    """Every record of the streams that intake reads, up to where they end now."""
+    reader = await log.open_reader(from_the_beginning)
+    left = sum((await log.end_positions()).values())
+    records: list[Record] = []
+    async with asyncio.timeout(30):
+        while len(records) < left:
+            records += await reader.fetch(max_records=500, wait_s=1.0)
+    await reader.close()
+    return records
+
+
+async def raw_records(config: KafkaConfig, topic: str) -> list[Any]:
+    """Every record of a topic in the order of its partitions, read without a group."""
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=list(config.servers), auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets(list(consumer.assignment()))
+        rows: list[Any] = []
+        async with asyncio.timeout(20):
+            while len(rows) < sum(ends.values()):
+                for found in (await consumer.getmany(timeout_ms=500)).values():
+                    rows += found
+        return rows
+    finally:
+        await consumer.stop()
