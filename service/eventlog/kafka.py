@@ -1,9 +1,10 @@
 """The distributed event log: Kafka, written by an idempotent producer, read by a group."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 
 from aiokafka.structs import TopicPartition
 
@@ -59,18 +60,7 @@ class KafkaEventLog:
         A member of the group. Raises: StartupError when a stream that it is assigned is wanted
         from where the log has nothing; LogUnavailableError (away, a topic is missing).
         """
-        partitions = self._partitions()
-        if missing := self._topics.keys() - {each.topic for each in partitions}:
-            client = self._writer.client()
-            await client.force_metadata_update()
-            partitions = self._partitions()
-            missing = self._topics.keys() - {each.topic for each in partitions}
-            if missing:
-                raise LogUnavailableError(
-                    "unknown_topic",
-                    f"{', '.join(sorted(missing))}; make what is missing: loyalty-relay topics"
-                    " create",
-                )
+        await self._partitions()
         reader = KafkaLogReader(
             self._config, positions, metrics=self._metrics, closing=self._closing
         )
@@ -81,17 +71,18 @@ class KafkaEventLog:
     async def end_positions(self) -> Mapping[Stream, int]:
         """As the port says. Raises: LogUnavailableError."""
         client = self._writer.client()
+        partitions = await self._partitions()
         ends = await persistently(
-            lambda: ask_offsets(client, self._partitions(), END), patience_s=_QUESTION_S
+            lambda: ask_offsets(client, partitions, END), patience_s=_QUESTION_S
         )
         return {self._stream(partition): end for partition, end in ends.items()}
 
     async def acknowledged(self) -> Mapping[Stream, int]:
         """What the group committed. Raises: LogUnavailableError."""
         client = self._writer.client()
+        partitions = await self._partitions()
         found = await persistently(
-            lambda: ask_committed(client, self._config.group, self._partitions()),
-            patience_s=_QUESTION_S,
+            lambda: ask_committed(client, self._config.group, partitions), patience_s=_QUESTION_S
         )
         return {self._stream(partition): offset for partition, offset in found.items()}
 
@@ -135,13 +126,28 @@ class KafkaEventLog:
         except UnicodeEncodeError as error:
             raise PermanentError("not_unicode", "a key or header is not valid text") from error
 
-    def _partitions(self) -> list[TopicPartition]:
-        cluster = self._writer.client().cluster
+    async def _partitions(self) -> list[TopicPartition]:
+        """All of the topics that intake reads. Raises: LogUnavailableError when one is missing."""
+        client = self._writer.client()
+        missing = self._missing(client)
+        if missing:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_QUESTION_S):
+                    await client.force_metadata_update()
+            missing = self._missing(client)
+        if missing:
+            raise LogUnavailableError(
+                "unknown_topic",
+                f"{', '.join(missing)}; make what is missing: loyalty-relay topics create",
+            )
         return [
             TopicPartition(topic, number)
             for topic in self._topics
-            for number in sorted(cluster.partitions_for_topic(topic) or ())
+            for number in sorted(client.cluster.partitions_for_topic(topic))
         ]
+
+    def _missing(self, client: Any) -> list[str]:
+        return [name for name in self._topics if not client.cluster.partitions_for_topic(name)]
 
     def _stream(self, partition: TopicPartition) -> Stream:
         return Stream(self._topics[partition.topic], partition.partition)

@@ -7,14 +7,17 @@ from itertools import count
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.conn import collect_hosts, create_conn
 from aiokafka.errors import (
     InvalidTopicError,
     KafkaConnectionError,
+    KafkaError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
 
 from service.eventlog.kafka_config import KafkaConfig, connection_arguments
+from service.eventlog.kafka_errors import described
 
 # A request holds one batch of each stream and one request is under way to a broker, so this is
 # what a stream takes in one round trip; a record that is larger has a batch of its own.
@@ -152,6 +155,23 @@ async def connect(config: KafkaConfig, topics: Sequence[str]) -> Producer:
         await Producer(producer).discard()
         raise
     return Producer(producer)
+
+
+async def why_not(config: KafkaConfig) -> str | None:
+    """
+    What keeps us from connecting to the first server, None when nothing does.
+
+    aiokafka only logs it while it tries one server after the other.
+    """
+    arguments = connection_arguments(config, request_timeout_s=config.publish_deadline_s)
+    del arguments["metadata_max_age_ms"]
+    [(host, port, _), *_] = collect_hosts(arguments.pop("bootstrap_servers"))
+    try:
+        connection = await create_conn(host, port, **arguments)
+    except (OSError, KafkaError, TimeoutError) as error:
+        return described(error)
+    await connection.close()
+    return None
 
 
 async def find_partitions(client: Any, topic: str) -> set[int]:

@@ -13,7 +13,7 @@ from service.domain.errors import LogUnavailableError, PermanentError, StartupEr
 from service.domain.ports import Step, StepHook
 from service.eventlog.kafka_config import KafkaConfig
 from service.eventlog.kafka_errors import described, translated
-from service.eventlog.kafka_producer import Outgoing, Producer, connect
+from service.eventlog.kafka_producer import Outgoing, Producer, connect, why_not
 from service.telemetry.metrics import Metrics
 
 # Before a new producer is made: at once the first time, then longer while none gets through.
@@ -85,7 +85,8 @@ class KafkaWriter:
             waiting.cancel()
         self._raise_a_bug()
         if must_connect and self._producer is None:
-            raise StartupError("log_not_reachable", f"{self._config.described()}: {self._why}")
+            why = await why_not(self._config) or self._why
+            raise StartupError("log_not_reachable", f"{self._config.described()}: {why}")
 
     def client(self) -> Any:
         """The connections of the present producer. Raises: LogUnavailableError."""
