@@ -19,13 +19,14 @@ from service.cli.exits import FAILED
 from service.cli.options import AsJson, Sandbox
 from service.cli.output import Column, print_json, print_table
 from service.cli.splio_checks import check_splio
+from service.cli.store_checks import check_stores
 
 _COLUMNS: Final = (Column("check", "check"), Column("result", "result"), Column("", "says"))
 
 
 def doctor(sandbox: Sandbox = False, as_json: AsJson = False) -> None:
     """
-    Check settings, service, files, disk, clock and the Splio universe; change nothing.
+    Check settings, service, files, servers, disk, clock and the Splio universe; change nothing.
 
     Each result is ok, warn or fail, with what to do. Exit code 1 when something fails. Splio is
     asked a handful of times, beside the service's own limiter.
@@ -58,6 +59,8 @@ async def _checks(*, sandbox: bool) -> AsyncIterator[Finding]:
         return
     yield await check_service(settings)
     for finding in (*check_files(settings), *check_dates(settings)):
+        yield finding
+    async for finding in check_stores(settings):
         yield finding
     async for finding in check_splio(settings):
         yield finding

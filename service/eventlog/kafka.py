@@ -89,12 +89,10 @@ class KafkaEventLog:
     async def positions_at(self, time_ms: int) -> Mapping[Stream, int]:
         """As the port says. Raises: LogUnavailableError."""
         client = self._writer.client()
-        partitions = self._partitions()
-        try:
-            async with asyncio.timeout(_QUESTION_S):
-                found = await ask_offsets(client, partitions, time_ms)
-        except (KafkaError, TimeoutError) as error:
-            raise LogUnavailableError("offsets_not_known", described(error)) from error
+        partitions = await self._partitions()
+        found = await persistently(
+            lambda: ask_offsets(client, partitions, time_ms), patience_s=_QUESTION_S
+        )
         # Where nothing is so young, reading goes on at the end.
         ends = await self.end_positions()
         return {

@@ -123,6 +123,7 @@ class SqliteEventLog:
             after_batch=self._checkpoint,
         )
         # Asked when scraped: a disk that hangs must not leave the last good number standing.
+        metrics.log_connected.set(1)
         metrics.log_queue.set_function(lambda: self._committer.waiting)
 
     async def append(self, record: NewRecord) -> None:

@@ -385,3 +385,18 @@ async def test_what_was_not_acknowledged_is_never_removed(harness: Harness) -> N
 async def test_room_left_is_told_or_none(log: EventLog) -> None:
     room = log.free_bytes()
     assert room is None or room > 0
+
+
+async def test_positions_at_a_time_are_those_of_the_first_records_since(
+    log: EventLog, reader: LogReader
+) -> None:
+    await append_all(log, [order(str(number)) for number in range(20)])
+    ends = await log.end_positions()
+    first = await read(reader, 20)
+    youngest_ms = max(record.appended_at_ms for record in first)
+    assert await log.positions_at(0) == dict.fromkeys(ends, 0)
+    assert await log.positions_at(youngest_ms + 3_600_000) == ends
+    found = await log.positions_at(youngest_ms)
+    for record in first:
+        is_since = record.appended_at_ms >= youngest_ms
+        assert (record.offset >= found[record.stream]) is is_since

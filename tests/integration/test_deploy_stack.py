@@ -6,24 +6,9 @@ from typing import Any, Final
 
 import pytest
 
-from service.setting_model import FIELDS, SECRETS, variable
+from service.setting_model import FIELDS, FROM_FILE, SECRETS, variable
 from tests.integration.deploy_files import COMPOSE, DEPLOY, README, ROOT, passes, read_yaml, tool
 
-# Settings and commands of the distributed version that this tree does not have yet.
-COMING_SETTINGS: Final = frozenset(
-    {
-        "RELAY_KAFKA_USER",
-        "RELAY_KAFKA_PASSWORD",
-        "RELAY_KAFKA_PASSWORD_FILE",
-        "RELAY_KAFKA_MECHANISM",
-        "RELAY_KAFKA_TLS",
-        "RELAY_KAFKA_CA",
-        "RELAY_TOPIC_PREFIX",
-        "RELAY_SPOOL_PATH",
-        "RELAY_SPOOL_LIMIT",
-        "RELAY_LEDGER_URL_FILE",
-    }
-)
 # Read by `send`, which plays SCAYLE.
 OTHER_NAMES: Final = frozenset({"RELAY_SEND_PASSWORD"})
 
@@ -124,8 +109,8 @@ def test_grafana_finds_the_dashboard_it_opens_with() -> None:
 
 def test_deploy_files_name_only_settings_that_exist() -> None:
     known = {variable(field) for field in FIELDS}
-    known |= {variable(field) + "_FILE" for field in SECRETS}
-    known |= COMING_SETTINGS | OTHER_NAMES
+    known |= {variable(field) + "_FILE" for field in SECRETS | FROM_FILE}
+    known |= OTHER_NAMES
     for path in [*DEPLOY.rglob("*"), ROOT / "README.md"]:
         if path.is_file():
             named = set(re.findall(r"\bRELAY_[A-Z_]*[A-Z]\b", path.read_text()))
