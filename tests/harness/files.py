@@ -10,12 +10,17 @@ from typing import Any, Final, Protocol
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from producers.notices import read_outcome
 from service.domain.effects import OPEN_STATES, SETTLED_STATES
-from service.domain.records import Topic
+from service.domain.records import PublicTopic, Topic
 
 _OFFSET_BITS: Final = 48  # of a record's position in the log; above them is its stream
 
 _OPEN: Final = f"SELECT count(*) FROM effects WHERE state IN {tuple(map(str, OPEN_STATES))}"
+_SETTLED: Final = (
+    f"SELECT effect_key, state FROM effects WHERE state IN {tuple(map(str, SETTLED_STATES))}"
+)
+_NOTICES: Final = "SELECT count(*) FROM outbox"
 _PLANNED: Final = "SELECT order_key FROM orders"
 _ENDS: Final = f"""
     SELECT topic, partition, max(first_offset, coalesce(
@@ -103,9 +108,13 @@ class PostgresView:
 
 
 class LogView(Protocol):
-    """One log: where each stream ends."""
+    """One log: where each stream ends, and what downstream services find."""
 
     async def ends(self) -> Positions: ...
+
+    async def outcomes(self) -> set[tuple[str, str]] | None:
+        """The published outcomes, as (effect key, outcome); None where nobody can read them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,9 @@ class SqliteLogView:
     async def ends(self) -> Positions:
         rows = SqliteView(self.path).rows(_ENDS)
         return {(topic, number): end for topic, number, end in rows}
+
+    async def outcomes(self) -> None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +152,29 @@ class KafkaLogView:
         finally:
             await consumer.stop()
 
+    async def outcomes(self) -> set[tuple[str, str]]:
+        topic = self.prefix + PublicTopic.OUTCOMES.value
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=list(self.servers), auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            partitions = [
+                TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)
+            ]
+            consumer.assign(partitions)
+            ends = await consumer.end_offsets(partitions)
+            left = {at for at, end in ends.items() if end}
+            found: set[tuple[str, str]] = set()
+            while left:
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    outcomes = map(read_outcome, (record.value for record in records))
+                    found.update((each.effect_key, each.outcome.value) for each in outcomes)
+                left = {at for at in left if await consumer.position(at) < ends[at]}
+            return found
+        finally:
+            await consumer.stop()
+
 
 def count_open(ledger: LedgerView) -> int:
     """Effects that are not settled."""
@@ -150,6 +185,17 @@ def count_open(ledger: LedgerView) -> int:
 def planned_orders(ledger: LedgerView) -> set[str]:
     """Ids of the orders that the ledger knows."""
     return {order_key for (order_key,) in ledger.rows(_PLANNED)}
+
+
+def settled_effects(ledger: LedgerView) -> set[tuple[str, str]]:
+    """Key and state of the effects that are settled."""
+    return {(key, state) for key, state in ledger.rows(_SETTLED)}
+
+
+def count_notices(ledger: LedgerView) -> int:
+    """Notices that downstream services were not told yet."""
+    ((count,),) = ledger.rows(_NOTICES)
+    return int(count)
 
 
 async def backlog(log: LogView, ledger: LedgerView) -> int:
