@@ -1,14 +1,14 @@
 """Looks into a service's log and ledger from outside, while it runs or after it was killed."""
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from producers.notices import read_outcome
 from service.domain.effects import OPEN_STATES, SETTLED_STATES
@@ -139,41 +139,34 @@ class KafkaLogView:
     prefix: str
 
     async def ends(self) -> Positions:
-        consumer = AIOKafkaConsumer(bootstrap_servers=list(self.servers))
-        await consumer.start()
-        try:
-            partitions = {
-                TopicPartition(self.prefix + topic.value, number): (topic.value, number)
-                for topic in Topic
-                for number in consumer.partitions_for_topic(self.prefix + topic.value) or ()
-            }
-            ends = await consumer.end_offsets(list(partitions))
-            return {partitions[partition]: end for partition, end in ends.items()}
-        finally:
-            await consumer.stop()
+        names = {self.prefix + topic.value: topic.value for topic in Topic}
+        async with self._reader(*names) as reader:
+            ends = await reader.end_offsets(reader.assignment())
+            return {(names[at.topic], at.partition): end for at, end in ends.items()}
 
     async def outcomes(self) -> set[tuple[str, str]]:
-        topic = self.prefix + PublicTopic.OUTCOMES.value
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=list(self.servers), auto_offset_reset="earliest"
-        )
-        await consumer.start()
-        try:
-            partitions = [
-                TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)
-            ]
-            consumer.assign(partitions)
-            ends = await consumer.end_offsets(partitions)
+        async with self._reader(self.prefix + PublicTopic.OUTCOMES.value) as reader:
+            ends = await reader.end_offsets(reader.assignment())
             left = {at for at, end in ends.items() if end}
             found: set[tuple[str, str]] = set()
             while left:
-                for records in (await consumer.getmany(timeout_ms=500)).values():
+                for records in (await reader.getmany(timeout_ms=500)).values():
                     outcomes = map(read_outcome, (record.value for record in records))
                     found.update((each.effect_key, each.outcome.value) for each in outcomes)
-                left = {at for at in left if await consumer.position(at) < ends[at]}
+                left = {at for at in left if await reader.position(at) < ends[at]}
             return found
+
+    @asynccontextmanager
+    async def _reader(self, *topics: str) -> AsyncIterator[Any]:
+        """Of these topics from their beginning, in no group."""
+        reader = AIOKafkaConsumer(
+            *topics, bootstrap_servers=list(self.servers), auto_offset_reset="earliest"
+        )
+        await reader.start()
+        try:
+            yield reader
         finally:
-            await consumer.stop()
+            await reader.stop()
 
 
 def count_open(ledger: LedgerView) -> int:
