@@ -211,12 +211,11 @@ class _Life:
 
     async def stop(self) -> None:
         """Stop every process in order; one that dies at its crash even then has done its work."""
-        for process, code in zip(
-            self._processes,
-            await asyncio.gather(*(process.stop() for process in self._processes)),
-            strict=True,
-        ):
-            assert code == 0 or self._is_killed(process, self._last), self._log_text()
+        for process in self._processes:
+            await process.wait_ready_or_end()  # until then a signal just ends it
+        codes = await asyncio.gather(*(process.stop() for process in self._processes))
+        for process, code in zip(self._processes, codes, strict=True):
+            assert code == 0 or self._is_killed(process, self._last), f"{code}\n{self._log_text()}"
 
     async def _deliver(
         self, processes: Sequence[ServiceProcess], envelopes: Sequence[Mapping[str, Any]]
@@ -282,7 +281,7 @@ class _Life:
 
         for process in self._processes:
             await process.wait_ready_or_end()
-        await self._until(is_done, "everything is settled", _REST_S, every_s=0.2)
+        await self._until(is_done, "everything is settled", _REST_S, every_s=0.4)
 
     async def _until(self, condition: Any, what: str, timeout_s: float, **look: float) -> None:
         try:
