@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.codec import has_zstd
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
@@ -491,3 +492,20 @@ def damage(directory: Path, *, at: bytes) -> None:
     assert len(runs) == 1
     content[runs[0] + 10] ^= 0xFF
     segment.write_bytes(content)
+
+
+@pytest.mark.skipif(has_zstd(), reason="this installation can read it")
+async def test_what_is_compressed_in_a_way_we_cannot_read_stands_still_and_is_never_passed_over(
+    kafka_server: KafkaServer, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(kafka_server)
+    await make_topics(config, partitions=1, settings={"compression.type": "zstd"})
+    async with open_log(config, metrics=metrics) as log:
+        await log.append(order(1, size=5000))
+        async with open_reader(log) as reader:
+            assert not await fetch_until(reader, lambda _: out_of_range(metrics) == 1)
+            assert not await reader.fetch(max_records=10, wait_s=0.5)
+            assert value(metrics, "relay_records_skipped_total") == 0
+            await reader.acknowledge({})
+    [line] = [r for r in caplog.records if r.message == "stream.not_readable"]
+    assert "zstd" in vars(line)["reason"]
