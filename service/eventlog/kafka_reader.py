@@ -388,11 +388,16 @@ class KafkaLogReader:
                 [state.partition for state in wanted], wait_ms=0 if is_full else _POLL_MS
             )
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
-            # Retention was faster than intake, or the log lost its end: `_place` tells.
-            self._start_again(consumer, is_to_place=True)
+            # Retention was faster than intake, or the log lost its end. The ledger says where to
+            # go on, and `_place` tells when that is nowhere.
+            for each in self._streams.all():
+                if each.is_read:
+                    self._streams.go_to(each, 0)
+                    each.position = None
+            self._arrived.set()
         except _UNDECODABLE as error:
+            # Whatever was decoded before is lost with it: every stream is read again.
             logger.warning("records.not_decoded", extra={"reason": described(error)})
-            self._start_again(consumer, is_to_place=False)
             self._careful = True
         else:
             for partition, rows in found.items():
@@ -405,17 +410,6 @@ class KafkaLogReader:
                 self._polled.set()
             elif is_full:
                 await self._room.wait()
-
-    def _start_again(self, consumer: GroupConsumer, *, is_to_place: bool) -> None:
-        """Fetch again from the offsets that are next: what was decoded before an error is lost."""
-        for state in self._streams.all():
-            if state.is_read and state.position is not None:
-                consumer.seek(state.partition, state.position)
-                if is_to_place:
-                    # The ledger says where: what is in hand may not be committed.
-                    self._streams.go_to(state, state.position)
-                    state.position = None
-        self._arrived.set()
 
     async def _read_carefully(self, consumer: GroupConsumer) -> None:
         """One round over all streams past aiokafka's decoding; then it may go on."""
