@@ -1,0 +1,130 @@
+"""What only the ledger on PostgreSQL promises: several processes on it, each in the others' way."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from service.domain.effects import Kind, Outcome, State
+from service.domain.ledger import Settlement
+from service.domain.planning import Plan
+from tests.contract.ledger_fixture import (
+    APPLIED,
+    Records,
+    claim,
+    earn_key,
+    held_effect,
+    order_key,
+    order_only,
+    planned_effect,
+    rejected_effect,
+    state_of,
+)
+from tests.harness.postgres_server import PostgresServer
+from tests.integration.shared_ledger import SharedHome, plan, plan_fresh, shared_home
+
+
+@pytest.fixture
+def home(postgres_server: PostgresServer) -> Iterator[SharedHome]:
+    with shared_home(postgres_server) as home:
+        yield home
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records()
+
+
+def follower(order_id: str, state: State = State.DUE) -> Plan:
+    """A booking that waits for its order, without facts that both would write."""
+    effect = replace(planned_effect(order_id, Kind.EARN), after=order_key(order_id), state=state)
+    return Plan(order_id, (effect,), None)
+
+
+# -- followers whose predecessor moves meanwhile
+
+
+@pytest.mark.parametrize(
+    ("predecessor", "expected"), [("applied", "due"), ("rejected", "void"), ("planned", "blocked")]
+)
+async def test_a_follower_is_not_left_behind_by_a_predecessor_planned_meanwhile(
+    home: SharedHome, records: Records, predecessor: str, expected: str
+) -> None:
+    """P5: also where the predecessor is planned and settled before the follower's commit."""
+    async with home.two() as (one, two, hold):
+        hold.arm()
+        planning = asyncio.create_task(plan(one, records, follower("7")))
+        await hold.reached()
+
+        async def other() -> None:
+            if predecessor == "rejected":
+                await plan(two, records, Plan("7", (rejected_effect("7"),), None))
+                return
+            effect = await plan_fresh(two, records, order_only("7"))
+            if predecessor == "applied":
+                await two.settle(await claim(two, effect), APPLIED)
+
+        others = asyncio.create_task(other())
+        await home.done_or_waiting(others)
+        hold.let_go()
+        await asyncio.gather(planning, others)
+        assert await state_of(two, earn_key("7")) == expected
+
+
+async def test_a_released_follower_is_not_left_behind_by_a_predecessor_planned_meanwhile(
+    home: SharedHome, records: Records
+) -> None:
+    effect = replace(held_effect("7"), after=order_key("7"))
+    async with home.two() as (one, two, hold):
+        await plan(one, records, Plan("7", (effect,), None))
+        hold.arm()
+        releasing = asyncio.create_task(one.release(earn_key("7"), by="anna"))
+        await hold.reached()
+
+        async def other() -> None:
+            order = await plan_fresh(two, records, order_only("7"))
+            await two.settle(await claim(two, order), APPLIED)
+
+        others = asyncio.create_task(other())
+        await home.done_or_waiting(others)
+        hold.let_go()
+        await asyncio.gather(releasing, others)
+        assert await state_of(two, earn_key("7")) == "due"
+
+
+async def test_a_follower_planned_while_its_predecessor_is_settled_is_due(
+    home: SharedHome, records: Records
+) -> None:
+    async with home.two() as (one, two, hold):
+        order = await claim(two, await plan_fresh(two, records, order_only("7")))
+        hold.arm()
+        planning = asyncio.create_task(plan(one, records, follower("7")))
+        await hold.reached()
+        settling = asyncio.create_task(two.settle(order, APPLIED))
+        await home.done_or_waiting(settling)
+        assert not settling.done()
+        hold.let_go()
+        await asyncio.gather(planning, settling)
+        assert await state_of(two, earn_key("7")) == "due"
+
+
+async def test_a_chain_planned_while_its_beginning_is_rejected_is_void(
+    home: SharedHome, records: Records
+) -> None:
+    """The last of three is planned while the first is rejected, which voids the second."""
+    last = replace(planned_effect("8", Kind.EARN), after=earn_key("7"))
+    async with home.two() as (one, two, hold):
+        order = await claim(two, await plan_fresh(two, records, order_only("7")))
+        await plan(two, records, follower("7"))
+        hold.arm()
+        planning = asyncio.create_task(plan(one, records, Plan("8", (last,), None)))
+        await hold.reached()
+        settling = asyncio.create_task(two.settle(order, Settlement(Outcome.REJECTED, reason="x")))
+        await home.done_or_waiting(settling)
+        hold.let_go()
+        await asyncio.gather(planning, settling)
+        assert await state_of(two, earn_key("7")) == "void"
+        assert await state_of(two, earn_key("8")) == "void"
+        told = {entry.notice.effect_key for entry in await two.outbox(limit=10)}
+        assert {earn_key("7"), earn_key("8")} <= told
