@@ -40,6 +40,7 @@ class Standing(NamedTuple):
     applied_attempt: int | None
     rounds: int
     body_id: int | None
+    seen_at: int | None
 
 
 # Guarantees: what it reads cannot change before the transaction ends.

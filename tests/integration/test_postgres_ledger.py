@@ -14,6 +14,7 @@ from tests.contract.ledger_fixture import (
     Records,
     claim,
     earn_key,
+    earn_only,
     held_effect,
     order_key,
     order_only,
@@ -128,3 +129,24 @@ async def test_a_chain_planned_while_its_beginning_is_rejected_is_void(
         assert await state_of(two, earn_key("8")) == "void"
         told = {entry.notice.effect_key for entry in await two.outbox(limit=10)}
         assert {earn_key("7"), earn_key("8")} <= told
+
+
+# -- credits seen at Splio
+
+
+async def test_a_credit_seen_while_its_attempt_is_settled_is_not_due(
+    home: SharedHome, records: Records
+) -> None:
+    """P2: whichever of the two is first, it is looked up before it is sent again."""
+    async with home.two() as (one, two, hold):
+        taken = await claim(two, await plan_fresh(two, records, earn_only("7")))
+        hold.arm()
+        settling = asyncio.create_task(
+            one.settle(taken, Settlement(Outcome.RETRY, due_at_ms=home.clock.now_ms()))
+        )
+        await hold.reached()
+        seeing = asyncio.create_task(two.mark_seen([earn_key("7")], "c1"))
+        await home.done_or_waiting(seeing)
+        hold.let_go()
+        await asyncio.gather(settling, seeing)
+        assert await state_of(two, earn_key("7")) == "in_doubt"
