@@ -236,8 +236,8 @@ def _move(
             return State.REJECTED
         case LookUpVerdict.ABSENT | LookUpVerdict.HOLD if standing.seen_at is not None:
             # The slow reader has seen it since Splio was asked.
-            again_at = absence_counts_from(tx, standing.kind, None)
-            change_one(tx.connection, _ASK_AGAIN, (again_at, "seen", *guard))
+            later = absence_counts_from(tx, standing.kind, None)
+            change_one(tx.connection, _ASK_AGAIN, (later, "seen", *guard))
             return State.IN_DOUBT
         case LookUpVerdict.ABSENT:
             change_one(tx.connection, _ABSENT, (tx.now_ms, look_up.reason, *guard))
