@@ -38,6 +38,9 @@ _SETTINGS: Final = (
     f"-c idle_in_transaction_session_timeout={_IDLE_TIMEOUT_MS}",
     "-c timezone=UTC",
     "-c jit=off",
+    # What is prepared while the tables are empty would read them from end to end, and is kept
+    # until they are next analyzed; that takes a minute of growing at least.
+    "-c enable_seqscan=off",
 )
 
 

@@ -6,16 +6,19 @@ from dataclasses import replace
 
 import pytest
 
-from service.domain.effects import Kind, Outcome, State
-from service.domain.ledger import Settlement
+from service.domain.effects import Kind, Lane, Outcome, State
+from service.domain.ledger import LookUp, LookUpVerdict, Settlement
 from service.domain.planning import Plan
+from service.ledger.sql_ledger import SqlLedger
 from tests.contract.ledger_fixture import (
     APPLIED,
     Records,
     claim,
+    dead_letter_plan,
     earn_key,
     earn_only,
     held_effect,
+    order_and_earn,
     order_key,
     order_only,
     planned_effect,
@@ -150,3 +153,71 @@ async def test_a_credit_seen_while_its_attempt_is_settled_is_not_due(
         hold.let_go()
         await asyncio.gather(settling, seeing)
         assert await state_of(two, earn_key("7")) == "in_doubt"
+
+
+# -- statements
+
+
+_MANY = """
+INSERT INTO effects (effect_key, kind, lane, order_key, fingerprint, state, due_at, event_id,
+    traceparent, points, received_at, created_at, settled_at, seen_at, body_id, record_id)
+SELECT 'main:order:x' || n, 'order', 'sales', 'x' || n, 'f1', 'applied', n, 'e', 't', 1, n, n, n,
+    n, n, n FROM generate_series(1, 60000) AS n;
+INSERT INTO bodies SELECT n, 'main:order:x' || n, '/p', '', NULL, NULL
+    FROM generate_series(1, 60000) AS n;
+INSERT INTO records SELECT n, 't', 0, n, NULL, '{}', '', n, 'e', '[]'
+    FROM generate_series(1, 60000) AS n;
+INSERT INTO dead_letters (dedupe_key, kind, event_id, reason, detail, record_id, at, last_seen_at)
+    SELECT 'event:x' || n, 'event', 'e', 'r', '', n, n, n FROM generate_series(1, 60000) AS n;
+"""
+
+
+async def one_of_each(ledger: SqlLedger, records: Records, home: SharedHome, order: str) -> None:
+    """What the ledger does all the time, on three effects."""
+    results = await plan(
+        ledger, records, order_and_earn(order), order_only(f"{order}r"), follower(f"{order}f")
+    )
+    await plan(ledger, records, order_only(order))
+    await plan(ledger, records, dead_letter_plan(order))
+    for result, outcome in zip(
+        [effect for result in results for effect in result.fresh],
+        (Outcome.APPLIED, Outcome.IN_DOUBT, Outcome.REJECTED),
+        strict=True,
+    ):
+        taken = await claim(ledger, result)
+        await ledger.settle(taken, Settlement(outcome, reason="x"))
+    for lane in (Lane.SALES, Lane.OTHER):
+        await ledger.ready(lane, limit=10, due_before_ms=home.clock.now_ms())
+    await ledger.expire_leases()
+    for doubt in await ledger.doubts(limit=64):
+        await ledger.record_look_up(doubt, LookUp(LookUpVerdict.FOUND))
+    await ledger.mark_seen([earn_key(order)], None)
+    await ledger.remove_published([entry.id for entry in await ledger.outbox(limit=100)])
+    await ledger.show_order(order)
+    await ledger.list_effects(states=[State.HELD, State.DUE])
+    await ledger.tally()
+
+
+async def test_no_statement_reads_all_keys_however_the_ledger_grew(
+    home: SharedHome, records: Records
+) -> None:
+    """What was prepared on an empty ledger is kept, and must not read a full one from end to end."""
+    read = (
+        "SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE relname IN "
+        "('effects', 'bodies', 'records', 'attempts', 'orders', 'dead_letters') ORDER BY relname"
+    )
+
+    for table in ("effects", "bodies", "records", "attempts", "orders", "dead_letters"):
+        home.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = false)")
+    async with home.open("one") as ledger:
+        for number in range(12):
+            await one_of_each(ledger, records, home, f"a{number}")
+        home.execute(_MANY)
+        before = home.rows(read)
+        await one_of_each(ledger, records, home, "b")
+    after = home.rows(read)
+    grown = {
+        str(table): int(str(now)) - int(str(then))
+        for (table, then), (_, now) in zip(before, after, strict=True)
+    }
+    assert all(rows < 30_000 for rows in grown.values()), grown
