@@ -156,7 +156,11 @@ class PostgresWriterConnection(PostgresConnection):
         return now_ms
 
     def commit(self) -> None:
-        self.open().execute("COMMIT")
+        # On the connection of the transaction: another one has nothing to commit and says no word.
+        raw = self._raw
+        assert raw is not None
+        if raw.execute("COMMIT").statusmessage != "COMMIT":
+            raise psycopg.OperationalError("the transaction was rolled back")
 
     def roll_back(self) -> None:
         raw = self._raw

@@ -5,14 +5,17 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
+import pytest
 from prometheus_client import CollectorRegistry
 
 from service.domain.ledger import PlanResult, ReadyEffect
 from service.domain.planning import Plan
 from service.domain.ports import Step, StepHook, no_step
 from service.ledger.postgres import open_postgres_ledger
+from service.ledger.postgres_connection import LimitedConnection
 from service.ledger.postgres_schema import migrate
 from service.ledger.sql_ledger import SqlLedger
 from service.telemetry.metrics import Metrics
@@ -76,6 +79,11 @@ class SharedHome:
         with psycopg.connect(self.address, autocommit=True) as connection:
             return connection.execute(query.encode()).fetchall()
 
+    def end_backend(self, pid: int) -> None:
+        """End a session of the server; returns once its transaction is over."""
+        with psycopg.connect(self.address, autocommit=True) as connection:
+            connection.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+
     def execute(self, statement: str) -> None:
         with psycopg.connect(self.address, autocommit=True) as connection:
             connection.execute(statement.encode())
@@ -92,6 +100,49 @@ class SharedHome:
             )
 
         await until(stands, what="the other process ended or waits")
+
+
+class WriterBreaker:
+    """
+    Breaks the writer's connection at one of its statements, BEGIN and COMMIT included.
+
+    Args:
+        home: where the writer works.
+        answered: the statement is carried out, and only its answer is lost.
+    """
+
+    def __init__(
+        self, home: SharedHome, monkeypatch: pytest.MonkeyPatch, *, answered: bool
+    ) -> None:
+        self._home = home
+        self._answered = answered
+        self._left = -1
+        self.has_broken = False
+        execute = LimitedConnection.execute
+
+        def breaking(raw: LimitedConnection, *arguments: Any, **options: Any) -> Any:
+            if threading.current_thread().name != "ledger-writer" or self._left < 0:
+                return execute(raw, *arguments, **options)
+            self._left -= 1
+            if self._left >= 0:
+                return execute(raw, *arguments, **options)
+            self.has_broken = True
+            if self._answered:
+                execute(raw, *arguments, **options)
+                raw.close()
+                raise psycopg.OperationalError("the connection is lost")
+            self._home.end_backend(raw.info.backend_pid)
+            return execute(raw, *arguments, **options)
+
+        monkeypatch.setattr(LimitedConnection, "execute", breaking)
+
+    def at(self, statement: int) -> None:
+        """Break at the statement that comes after so many others."""
+        self._left = statement
+        self.has_broken = False
+
+    def never(self) -> None:
+        self._left = -1
 
 
 @contextmanager

@@ -7,11 +7,18 @@ from dataclasses import replace
 import pytest
 
 from service.domain.effects import Kind, Lane, Outcome, State
-from service.domain.ledger import LookUp, LookUpVerdict, Settlement
+from service.domain.errors import LedgerUnavailableError, WrongStateError
+from service.domain.ledger import LookUp, LookUpVerdict, ReadyEffect, Settlement
 from service.domain.planning import Plan
+from service.domain.ports import Step
+from service.domain.records import Advance
+from service.ledger import postgres_connection
+from service.ledger.postgres_connection import LimitedConnection
 from service.ledger.sql_ledger import SqlLedger
 from tests.contract.ledger_fixture import (
     APPLIED,
+    CREDITS_VISIBLE_AFTER_S,
+    STREAM,
     Records,
     claim,
     dead_letter_plan,
@@ -26,7 +33,7 @@ from tests.contract.ledger_fixture import (
     state_of,
 )
 from tests.harness.postgres_server import PostgresServer
-from tests.integration.shared_ledger import SharedHome, plan, plan_fresh, shared_home
+from tests.integration.shared_ledger import SharedHome, WriterBreaker, plan, plan_fresh, shared_home
 
 
 @pytest.fixture
@@ -153,6 +160,109 @@ async def test_a_credit_seen_while_its_attempt_is_settled_is_not_due(
         hold.let_go()
         await asyncio.gather(settling, seeing)
         assert await state_of(two, earn_key("7")) == "in_doubt"
+
+
+# -- commits whose end is not known
+
+
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_connection_that_breaks_anywhere_in_a_batch_leaves_nothing_half_done(
+    home: SharedHome, records: Records, monkeypatch: pytest.MonkeyPatch, answered: bool
+) -> None:
+    """P2, P3: whatever its caller was told, doing the same again ends right."""
+    breaker = WriterBreaker(home, monkeypatch, answered=answered)
+    async with home.open("one") as ledger:
+        broken = True
+        statement = 0
+        while broken:
+            broken = await one_life(ledger, records, home, breaker, statement)
+            statement += 1
+    assert statement > 10
+
+
+async def one_life(
+    ledger: SqlLedger, records: Records, home: SharedHome, breaker: WriterBreaker, statement: int
+) -> bool:
+    """An order that is posted and a booking that is refused; whether anything broke."""
+    number = f"n{statement}"
+    broken = False
+    planned = [records.planned(order_and_earn(number))]
+    advance = [Advance(STREAM, records.next_offset - 1, records.next_offset)]
+    breaker.at(statement)
+    try:
+        await ledger.record_plans(planned, advance)
+    except LedgerUnavailableError:
+        broken = True
+        try:
+            await ledger.record_plans(planned, advance)
+        except WrongStateError as error:
+            assert error.reason == "position_moved"
+    assert (await ledger.positions([STREAM]))[STREAM] == records.next_offset
+    due: list[ReadyEffect] = []
+    for lane in (Lane.SALES, Lane.OTHER):
+        due += await ledger.ready(lane, limit=9, due_before_ms=home.clock.now_ms() + 1)
+    assert [effect.key for effect in due] == [order_key(number), earn_key(number)]
+    for effect in due:
+        breaker.at(statement)
+        taken = None
+        try:
+            taken = await ledger.claim(effect, lease_s=30)
+        except LedgerUnavailableError:
+            broken = True
+            # Claimed by one of the two, in any case.
+            await ledger.claim(effect, lease_s=30)
+            home.clock.advance(30)
+            assert await ledger.expire_leases() == 1
+            home.clock.advance(CREDITS_VISIBLE_AFTER_S)
+        breaker.never()
+        if taken is None:
+            (doubt,) = await ledger.doubts(limit=9)
+            await ledger.record_look_up(doubt, LookUp(LookUpVerdict.ABSENT))
+            taken = await claim(ledger, effect)
+        outcome = Outcome.APPLIED if effect is due[0] else Outcome.REJECTED
+        breaker.at(statement)
+        try:
+            await ledger.settle(taken, Settlement(outcome, reason="x"))
+        except LedgerUnavailableError:
+            broken = True
+            await ledger.settle(taken, Settlement(outcome, reason="x"))
+        breaker.never()
+        assert await state_of(ledger, effect.key) == outcome
+    page = await ledger.list_dead_letters(limit=200)
+    assert len([row for row in page.items if row["order_id"] == number]) == 1
+    told = [entry.notice.effect_key for entry in await ledger.outbox(limit=500)]
+    assert told.count(order_key(number)) == 1
+    assert told.count(earn_key(number)) == 2  # its outcome and its dead letter
+    return broken
+
+
+async def test_a_transaction_that_is_gone_is_not_believed_to_be_committed(
+    home: SharedHome, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P3: a new connection has nothing to commit, and says so in no error."""
+    opened: list[LimitedConnection] = []
+    connected = postgres_connection.connect
+
+    def connect(address: str, *, name: str) -> LimitedConnection:
+        opened.append(connected(address, name=name))
+        return opened[-1]
+
+    monkeypatch.setattr(postgres_connection, "connect", connect)
+    lose = False
+
+    def step(label: Step) -> None:
+        nonlocal lose
+        if lose and label is Step.LEDGER_BEFORE_COMMIT:
+            lose = False
+            opened[0].close()
+
+    async with home.open("one", step=step) as ledger:
+        lose = True
+        with pytest.raises(LedgerUnavailableError):
+            await plan(ledger, records, order_only("7"))
+        assert (await ledger.list_effects()).items == []
+        await plan(ledger, records, order_only("7"))
+        assert await state_of(ledger, order_key("7")) == "due"
 
 
 # -- statements
