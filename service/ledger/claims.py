@@ -195,12 +195,18 @@ def _write_distinct(
             result, is_new = SettleResult.SETTLED, True
             if settlement.outcome is Outcome.APPLIED:
                 applied.setdefault(claim.attempt, []).append(standing.key)
+            elif _is_seen_all_the_same(standing, settlement.outcome):
+                _doubt(tx, standing, claim, settlement.reason)
             else:
                 _settle_other(tx, standing, claim, settlement)
         is_success = settlement.outcome in {Outcome.APPLIED, Outcome.DUPLICATE}
         if is_new and is_success and result in {SettleResult.SETTLED, SettleResult.LATE}:
             released.append(standing.key)
-        if holds_claim and settlement.outcome is Outcome.REJECTED:
+        if (
+            holds_claim
+            and settlement.outcome is Outcome.REJECTED
+            and not _is_seen_all_the_same(standing, settlement.outcome)
+        ):
             rejected.append(standing.key)
         if is_new:
             notes.append(
@@ -236,12 +242,25 @@ def _settle_other(tx: Tx, standing: Standing, claim: Claim, settlement: Settleme
             set_effect_aside(tx, standing.key, reason=reason or "refused", detail=settlement.detail)
             void_followers(tx, [standing.key])
         case Outcome.IN_DOUBT:
-            counts_from = absence_counts_from(tx, standing.kind, standing.lease_until)
-            _change(tx, _DOUBT, (tx.now_ms, counts_from, reason, *guard))
+            _doubt(tx, standing, claim, reason)
         case Outcome.RETRY:
             _change(tx, _RETRY, (settlement.due_at_ms, reason, *guard))
         case Outcome.APPLIED:
             raise AssertionError("applied effects are settled together")
+
+
+def _doubt(tx: Tx, standing: Standing, claim: Claim, reason: str | None) -> None:
+    counts_from = absence_counts_from(tx, standing.kind, standing.lease_until)
+    guard = (standing.key, State.ATTEMPTING, claim.attempt)
+    _change(tx, _DOUBT, (tx.now_ms, counts_from, reason, *guard))
+
+
+def _is_seen_all_the_same(standing: Standing, outcome: Outcome) -> bool:
+    """
+    Whether Splio shows a credit that this attempt did not book: an earlier one has, though it was
+    proved absent. It is looked up, as sending it again would book it twice.
+    """
+    return standing.seen_at is not None and outcome in {Outcome.RETRY, Outcome.REJECTED}
 
 
 def _settle_late(

@@ -26,6 +26,7 @@ from service.ledger.rows import (
     MAX_INTEGER,
     encode_prerequisites,
     follower_state,
+    plan_beside_others,
     void_followers,
 )
 from service.ledger.transaction import ConcurrentChangeError, Tx
@@ -84,6 +85,8 @@ class PlanRows:
         connection = tx.connection
         INSERT_RECORDS.run(connection, self.records)
         INSERT_BODIES.run(connection, self.bodies)
+        if self.effects:
+            plan_beside_others(tx)
         INSERT_EFFECTS.run(connection, self.effects)
         _INSERT_ORDERS.run(connection, self.orders)
         by_count: dict[int, list[str]] = {}
@@ -182,7 +185,7 @@ def gather_effect(
     state = effect.state
     if effect.after is not None and state is State.DUE:
         predecessor = known.get(effect.after)
-        state = follower_state(tx, predecessor[1] if predecessor else None)
+        state = follower_state(tx, effect.after, predecessor[1] if predecessor else None)
     counts_from = None
     if is_recovered and state in {State.DUE, State.BLOCKED, State.HELD}:
         # A ledger that is gone may have brought it to Splio: looked up before it is sent.

@@ -38,6 +38,9 @@ _SETTINGS: Final = (
     f"-c idle_in_transaction_session_timeout={_IDLE_TIMEOUT_MS}",
     "-c timezone=UTC",
     "-c jit=off",
+    # What is prepared while the tables are empty would read them from end to end, and is kept
+    # until they are next analyzed; that takes a minute of growing at least.
+    "-c enable_seqscan=off",
 )
 
 
@@ -153,7 +156,11 @@ class PostgresWriterConnection(PostgresConnection):
         return now_ms
 
     def commit(self) -> None:
-        self.open().execute("COMMIT")
+        # On the connection of the transaction: another one has nothing to commit and says no word.
+        raw = self._raw
+        assert raw is not None
+        if raw.execute("COMMIT").statusmessage != "COMMIT":
+            raise psycopg.OperationalError("the transaction was rolled back")
 
     def roll_back(self) -> None:
         raw = self._raw
