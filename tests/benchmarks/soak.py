@@ -177,7 +177,7 @@ async def _rest(
     place: Place, sandbox: SandboxProcess, traffic: Traffic, delivered: Delivered
 ) -> Ended:
     """Wait until nothing is open any more, then compare the books."""
-    accepted = delivered.accepted()
+    accepted = delivered.accepted(traffic)
 
     def is_at_rest() -> bool:
         return planned_orders(place.ledger) >= accepted and not count_open(place.ledger)

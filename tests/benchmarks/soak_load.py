@@ -45,8 +45,17 @@ class Traffic:
             if number % _UNUSED == 0:
                 yield {"type": "product-updated", "key": f"unused-{number}", "payload": {}}
             if number % _UNREADABLE == 0:
-                payload = {"id": f"unreadable-{number}", "items": "none"}
-                yield {"type": "order-confirmed", "key": f"unreadable-{number}", "payload": payload}
+                yield _unreadable(number)
+
+    def knows(self, order_id: str) -> bool:
+        """Whether it is the id of one of the orders."""
+        return FIRST_ORDER_ID <= int(order_id) < FIRST_ORDER_ID + self.orders
+
+
+def _unreadable(number: int) -> dict[str, Any]:
+    """Of a used type, without most of what that must have."""
+    payload = {"id": 1 + number, "updatedAt": "2026-01-01T00:00:00+00:00", "items": []}
+    return {"type": "order-confirmed", "key": f"unreadable-{number}", "payload": payload}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,10 @@ class Delivered:
     reports: Sequence[DeliveryReport]
     no_json: Mapping[int, int]
 
-    def accepted(self) -> set[str]:
-        """Ids of the real orders that were answered 200 at a door."""
+    def accepted(self, traffic: Traffic) -> set[str]:
+        """Ids of the orders that were answered 200 at a door."""
         ids = {order.order_id for report in self.reports for order in report.accepted}
-        return {order_id for order_id in ids if order_id.isdecimal()}
+        return set(filter(traffic.knows, ids))
 
     def by_status(self) -> dict[str, int]:
         """Answers at all doors."""
