@@ -11,6 +11,7 @@ from psycopg.abc import PQGen
 
 from service.domain.errors import LedgerUnavailableError
 from service.ledger.database import Cursor
+from service.ledger.postgres_arrays import ArrayDumper
 from service.ledger.transaction import NODES, ConcurrentChangeError, WriterMemory
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ def connect(address: str, *, name: str) -> LimitedConnection:
 
     `name` is shown in `pg_stat_activity`. Raises: psycopg.OperationalError.
     """
-    return LimitedConnection.connect(
+    raw = LimitedConnection.connect(
         address,
         autocommit=True,
         prepare_threshold=2,
@@ -87,6 +88,8 @@ def connect(address: str, *, name: str) -> LimitedConnection:
         keepalives_interval=5,
         keepalives_count=3,
     )
+    raw.adapters.register_dumper(list, ArrayDumper)
+    return raw
 
 
 class PostgresConnection:
