@@ -217,6 +217,11 @@ class PostgresWriterConnection(PostgresConnection):
             except psycopg.Error:
                 raw.close()
 
+    def close(self) -> None:
+        with suppress(psycopg.Error):
+            self._leave_pipeline()
+        super().close()
+
     def _wait_for(self, number: int) -> None:
         """Wait for the statement of this number. Raises: the first error of those sent."""
         if number > self._arrived:
