@@ -7,7 +7,7 @@ from typing import Any, Final
 from service.domain.effects import EffectKey, Kind, Outcome, State
 from service.domain.errors import NotFoundError, RelayError
 from service.domain.ledger import Claim, ReadyEffect, Settlement, SettleResult
-from service.ledger.database import KeyStatement
+from service.ledger.database import Cursor, KeyStatement
 from service.ledger.dead_letters import set_effect_aside
 from service.ledger.outbox import note_outcomes
 from service.ledger.rows import (
@@ -166,10 +166,8 @@ def _write_claims(
             )
         )
     for lease_ms, keys in keys_by_lease.items():
-        changed = _CLAIM.changed(
-            tx.connection, keys, tx.now_ms, tx.config.owner, tx.now_ms + lease_ms
-        )
-        _require(changed, len(keys))
+        claimed = _CLAIM.run(tx.connection, keys, tx.now_ms, tx.config.owner, tx.now_ms + lease_ms)
+        _require(tx, claimed, len(keys))
     return claims
 
 
@@ -223,7 +221,7 @@ def _write_distinct(
             )
         results.append(result)
     for attempt, keys in applied.items():
-        _require(_APPLY.changed(tx.connection, keys, tx.now_ms, attempt), len(keys))
+        _require(tx, _APPLY.run(tx.connection, keys, tx.now_ms, attempt), len(keys))
     release_followers(tx, released)
     note_attempts(tx, notes)
     note_outcomes(tx, released + rejected)
@@ -307,6 +305,5 @@ def _change(tx: Tx, text: str, parameters: tuple[Any, ...]) -> None:
     change_one(tx.connection, text, parameters)
 
 
-def _require(changed: int, expected: int) -> None:
-    if changed != expected:
-        raise RuntimeError(f"{changed} effects moved where {expected} were read as movable")
+def _require(tx: Tx, moved: Sequence[Cursor], expected: int) -> None:
+    tx.expect(moved, expected, RuntimeError("other effects moved than were read as movable"))

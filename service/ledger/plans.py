@@ -93,7 +93,7 @@ class PlanRows:
         for key, count in self.duplicates.items():
             by_count.setdefault(count, []).append(key)
         for count, keys in by_count.items():
-            _COUNT_DUPLICATES.changed(connection, keys, count)
+            _COUNT_DUPLICATES.run(connection, keys, count)
         for rejected, reason, detail in self.rejected:
             set_effect_aside(tx, rejected, reason=reason, detail=detail)
         note_outcomes(tx, self.hopeless)
@@ -339,7 +339,7 @@ def _check_positions(tx: Tx, advances: Sequence[Advance]) -> dict[Stream, int]:
 
 def _move(tx: Tx, advance: Advance) -> None:
     stream = advance.stream
-    changed = tx.connection.execute(
+    moved = tx.connection.execute(
         _MOVE_POSITION,
         (
             stream.topic.value,
@@ -348,7 +348,6 @@ def _move(tx: Tx, advance: Advance) -> None:
             tx.now_ms,
             advance.from_position,
         ),
-    ).rowcount
-    if changed != 1:
-        # Only where no row was there to be locked: another process wrote the stream's first.
-        raise ConcurrentChangeError
+    )
+    # Else there was no row to be locked, and another process wrote the stream's first.
+    tx.expect([moved], 1, ConcurrentChangeError(f"{stream.topic}/{stream.partition}"))

@@ -1,8 +1,9 @@
 """Connections to the ledger on PostgreSQL: their time limits, their SQL and their transactions."""
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg.abc import PQGen
 
 from service.domain.errors import LedgerUnavailableError
 from service.ledger.database import Cursor
+from service.ledger.postgres_arrays import ArrayDumper
 from service.ledger.transaction import NODES, ConcurrentChangeError, WriterMemory
 
 T = TypeVar("T")
@@ -79,7 +81,7 @@ def connect(address: str, *, name: str) -> LimitedConnection:
 
     `name` is shown in `pg_stat_activity`. Raises: psycopg.OperationalError.
     """
-    return LimitedConnection.connect(
+    raw = LimitedConnection.connect(
         address,
         autocommit=True,
         prepare_threshold=2,
@@ -90,6 +92,8 @@ def connect(address: str, *, name: str) -> LimitedConnection:
         keepalives_interval=5,
         keepalives_count=3,
     )
+    raw.adapters.register_dumper(list, ArrayDumper)
+    return raw
 
 
 class PostgresConnection:
@@ -121,9 +125,38 @@ class PostgresConnection:
             self._raw.close()
 
 
+class PendingCursor:
+    """What a statement brought, waited for when it is looked at. Raises then what failed before."""
+
+    def __init__(self, cursor: Cursor, arrived: Callable[[], None]) -> None:
+        self._cursor = cursor
+        self._wait = arrived
+
+    @property
+    def description(self) -> Sequence[Sequence[Any]] | None:
+        return self._arrived().description
+
+    @property
+    def rowcount(self) -> int:
+        return self._arrived().rowcount
+
+    def fetchone(self) -> Any:
+        return self._arrived().fetchone()
+
+    def fetchall(self) -> list[Any]:
+        return self._arrived().fetchall()
+
+    def _arrived(self) -> Cursor:
+        self._wait()
+        return self._cursor
+
+
 class PostgresWriterConnection(PostgresConnection):
     """
     The `WriterConnection`: connects again by itself, and numbers this writer among the others.
+
+    Within a transaction statements are sent one behind the other, and waited for only where what
+    they brought is looked at: on a busy machine each wait costs more than its statement.
 
     The number is an advisory lock of the session, so it is free once the session's last
     transaction is over, however the process ended.
@@ -132,43 +165,84 @@ class PostgresWriterConnection(PostgresConnection):
     def __init__(self, address: str, *, name: str) -> None:
         super().__init__(address, name=name)
         self.memory = WriterMemory(last_id=0, has_followers=True, node=0)
+        self._transaction = ExitStack()
+        self._pipeline: psycopg.Pipeline | None = None
+        self._sent = 0
+        self._arrived = 0
 
     def open(self) -> LimitedConnection:
         before = self._raw
         raw = super().open()
         if raw is not before:
             try:
-                self.memory = WriterMemory(last_id=0, has_followers=True, node=_take_node(raw))
+                self.memory = self.memory.on_node(_take_node(raw))
             except BaseException:
                 raw.close()
                 raise
         return raw
 
     def begin(self) -> int:
+        with suppress(psycopg.Error):  # of one that did not even begin
+            self._leave_pipeline()
         raw = self.open()
         if raw.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
             raw.execute("ROLLBACK")
-        cursor = raw.execute("BEGIN; SELECT relay_now_ms()")
-        cursor.nextset()
-        row = cursor.fetchone()
+        self._pipeline = self._transaction.enter_context(raw.pipeline())
+        raw.execute("BEGIN")
+        row = raw.execute("SELECT relay_now_ms()").fetchone()
         assert row is not None
         now_ms: int = row[0]
         return now_ms
 
+    def execute(self, text: str, parameters: Sequence[Any] = ()) -> Cursor:
+        cursor = super().execute(text, parameters)
+        if self._pipeline is None:
+            return cursor
+        self._sent += 1
+        return PendingCursor(cursor, partial(self._wait_for, self._sent))
+
     def commit(self) -> None:
-        # On the connection of the transaction: another one has nothing to commit and says no word.
-        raw = self._raw
-        assert raw is not None
-        if raw.execute("COMMIT").statusmessage != "COMMIT":
-            raise psycopg.OperationalError("the transaction was rolled back")
+        # All has to have worked before: COMMIT of a transaction that failed is no error.
+        self._wait_for(self._sent)
+        assert self._raw is not None
+        done = self._raw.execute("COMMIT")
+        self._leave_pipeline()
+        if done.statusmessage != "COMMIT":
+            raise psycopg.OperationalError(f"not committed: {done.statusmessage}")
 
     def roll_back(self) -> None:
         raw = self._raw
-        if raw is not None and not raw.closed:
-            try:
-                raw.execute("ROLLBACK")
-            except psycopg.Error:
-                raw.close()
+        with suppress(psycopg.Error):
+            self._leave_pipeline()
+        if raw is None or raw.closed:
+            return
+        if raw.info.transaction_status is not psycopg.pq.TransactionStatus.INTRANS:
+            # What was sent behind the statement that failed was passed over by the server, also
+            # where it would have prepared a statement that psycopg now takes for prepared.
+            raw.close()
+            return
+        try:
+            raw.execute("ROLLBACK")
+        except psycopg.Error:
+            raw.close()
+
+    def close(self) -> None:
+        with suppress(psycopg.Error):
+            self._leave_pipeline()
+        super().close()
+
+    def _wait_for(self, number: int) -> None:
+        """Wait for the statement of this number. Raises: the first error of those sent."""
+        if number > self._arrived:
+            assert self._pipeline is not None
+            self._pipeline.sync()
+            self._arrived = self._sent
+
+    def _leave_pipeline(self) -> None:
+        """Wait for what is under way. Raises: an error of it."""
+        self._pipeline = None
+        self._arrived = self._sent
+        self._transaction.close()
 
     def is_not_storable(self, error: Exception) -> bool:
         return isinstance(error, psycopg.DataError | UnicodeEncodeError)

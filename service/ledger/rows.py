@@ -230,7 +230,7 @@ def release_followers(tx: Tx, keys: Sequence[str]) -> None:
     """Make due what waited for these keys."""
     if not tx.memory.has_followers:
         return
-    _RELEASE_FOLLOWERS.changed(tx.connection, keys, tx.now_ms)
+    _RELEASE_FOLLOWERS.run(tx.connection, keys, tx.now_ms)
 
 
 def void_followers(tx: Tx, keys: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -193,10 +194,9 @@ async def one_life(
         await ledger.record_plans(planned, advance)
     except LedgerUnavailableError:
         broken = True
-        try:
+        # Written by the first of the two, or by this one.
+        with suppress(WrongStateError):
             await ledger.record_plans(planned, advance)
-        except WrongStateError as error:
-            assert error.reason == "position_moved"
     assert (await ledger.positions([STREAM]))[STREAM] == records.next_offset
     due: list[ReadyEffect] = []
     for lane in (Lane.SALES, Lane.OTHER):
@@ -289,12 +289,12 @@ async def one_of_each(ledger: SqlLedger, records: Records, home: SharedHome, ord
     )
     await plan(ledger, records, order_only(order))
     await plan(ledger, records, dead_letter_plan(order))
-    for result, outcome in zip(
-        [effect for result in results for effect in result.fresh],
+    for effect, outcome in zip(
+        [fresh for result in results for fresh in result.fresh],
         (Outcome.APPLIED, Outcome.IN_DOUBT, Outcome.REJECTED),
         strict=True,
     ):
-        taken = await claim(ledger, result)
+        taken = await claim(ledger, effect)
         await ledger.settle(taken, Settlement(outcome, reason="x"))
     for lane in (Lane.SALES, Lane.OTHER):
         await ledger.ready(lane, limit=10, due_before_ms=home.clock.now_ms())
@@ -311,7 +311,7 @@ async def one_of_each(ledger: SqlLedger, records: Records, home: SharedHome, ord
 async def test_no_statement_reads_all_keys_however_the_ledger_grew(
     home: SharedHome, records: Records
 ) -> None:
-    """What was prepared on an empty ledger is kept, and must not read a full one from end to end."""
+    """What was prepared on an empty ledger must not read a full one from end to end."""
     read = (
         "SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE relname IN "
         "('effects', 'bodies', 'records', 'attempts', 'orders', 'dead_letters') ORDER BY relname"
