@@ -2,13 +2,19 @@
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from service.domain.effects import Kind, Lane, Outcome, State
-from service.domain.errors import LedgerUnavailableError, WrongStateError
+from service.domain.effects import EffectKey, Kind, Lane, Outcome, State
+from service.domain.errors import (
+    LedgerUnavailableError,
+    NotFoundError,
+    PermanentError,
+    WrongStateError,
+)
 from service.domain.ledger import LookUp, LookUpVerdict, ReadyEffect, Settlement
 from service.domain.planning import Plan
 from service.domain.ports import Step
@@ -262,6 +268,34 @@ async def test_a_transaction_that_is_gone_is_not_believed_to_be_committed(
         assert (await ledger.list_effects()).items == []
         await plan(ledger, records, order_only("7"))
         assert await state_of(ledger, order_key("7")) == "due"
+
+
+# -- what the database cannot hold
+
+
+@pytest.mark.parametrize("key", ["main:order:\0", "main:order:\ud800"])
+async def test_what_cannot_be_stored_is_not_found_and_not_called_unavailable(
+    home: SharedHome, key: str
+) -> None:
+    """A caller would ask for it again and again."""
+    async with home.open("one") as ledger:
+        for ask in (ledger.show_effect, ledger.show_order, ledger.doubt):
+            with pytest.raises(NotFoundError, match="not_storable"):
+                await ask(EffectKey(key))
+        with pytest.raises(PermanentError, match="not_storable"):
+            await ledger.release(EffectKey(key), by="anna")
+
+
+async def test_a_key_too_long_for_an_index_is_not_tried_for_ever(
+    home: SharedHome, records: Records
+) -> None:
+    """P3: the records behind it would wait as long."""
+    noise = random.Random(1)
+    name = "".join(chr(noise.randrange(0x4E00, 0x9FA5)) for _ in range(4_000))
+    async with home.open("one") as ledger:
+        with pytest.raises(PermanentError, match="not_storable"):
+            await plan(ledger, records, order_only(name))
+        await plan(ledger, records, order_only("7"))
 
 
 # -- statements
