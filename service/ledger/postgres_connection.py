@@ -28,6 +28,10 @@ _NODE_LOCK: Final = 0x4C524C31  # "LRL1": the first half of the advisory locks t
 # Raised when the server is away, or refuses for a while.
 AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 
+# What a value is refused with for what it is: a NUL or half a character, a number that is too
+# large, a key that is too long for an index.
+NOT_STORABLE: Final = (psycopg.DataError, UnicodeEncodeError, errors.ProgramLimitExceeded)
+
 _PLACE: Final = re.compile(r"\?(\d*)")
 _HINTS: Final = re.compile(r" INDEXED BY \w+")
 
@@ -245,7 +249,7 @@ class PostgresWriterConnection(PostgresConnection):
         self._transaction.close()
 
     def is_not_storable(self, error: Exception) -> bool:
-        return isinstance(error, psycopg.DataError | UnicodeEncodeError)
+        return isinstance(error, NOT_STORABLE)
 
     def is_concurrent_change(self, error: Exception) -> bool:
         return isinstance(

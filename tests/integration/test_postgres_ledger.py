@@ -1,14 +1,20 @@
 """What only the ledger on PostgreSQL promises: several processes on it, each in the others' way."""
 
 import asyncio
+import contextlib
+import random
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
 
-from service.domain.effects import Kind, Lane, Outcome, State
-from service.domain.errors import LedgerUnavailableError, WrongStateError
+from service.domain.effects import EffectKey, Kind, Lane, Outcome, State
+from service.domain.errors import (
+    LedgerUnavailableError,
+    NotFoundError,
+    PermanentError,
+    WrongStateError,
+)
 from service.domain.ledger import LookUp, LookUpVerdict, ReadyEffect, Settlement
 from service.domain.planning import Plan
 from service.domain.ports import Step
@@ -194,8 +200,7 @@ async def one_life(
         await ledger.record_plans(planned, advance)
     except LedgerUnavailableError:
         broken = True
-        # Written by the first of the two, or by this one.
-        with suppress(WrongStateError):
+        with contextlib.suppress(WrongStateError):  # it had been written
             await ledger.record_plans(planned, advance)
     assert (await ledger.positions([STREAM]))[STREAM] == records.next_offset
     due: list[ReadyEffect] = []
@@ -265,6 +270,34 @@ async def test_a_transaction_that_is_gone_is_not_believed_to_be_committed(
         assert await state_of(ledger, order_key("7")) == "due"
 
 
+# -- what the database cannot hold
+
+
+@pytest.mark.parametrize("key", ["main:order:\0", "main:order:\ud800"])
+async def test_what_cannot_be_stored_is_not_found_and_not_called_unavailable(
+    home: SharedHome, key: str
+) -> None:
+    """A caller would ask for it again and again."""
+    async with home.open("one") as ledger:
+        for ask in (ledger.show_effect, ledger.show_order, ledger.doubt):
+            with pytest.raises(NotFoundError, match="not_storable"):
+                await ask(EffectKey(key))
+        with pytest.raises(PermanentError, match="not_storable"):
+            await ledger.release(EffectKey(key), by="anna")
+
+
+async def test_a_key_too_long_for_an_index_is_not_tried_for_ever(
+    home: SharedHome, records: Records
+) -> None:
+    """P3: the records behind it would wait as long."""
+    noise = random.Random(1)
+    name = "".join(chr(noise.randrange(0x4E00, 0x9FA5)) for _ in range(4_000))
+    async with home.open("one") as ledger:
+        with pytest.raises(PermanentError, match="not_storable"):
+            await plan(ledger, records, order_only(name))
+        await plan(ledger, records, order_only("7"))
+
+
 # -- statements
 
 
@@ -289,11 +322,9 @@ async def one_of_each(ledger: SqlLedger, records: Records, home: SharedHome, ord
     )
     await plan(ledger, records, order_only(order))
     await plan(ledger, records, dead_letter_plan(order))
-    for effect, outcome in zip(
-        [fresh for result in results for fresh in result.fresh],
-        (Outcome.APPLIED, Outcome.IN_DOUBT, Outcome.REJECTED),
-        strict=True,
-    ):
+    fresh = [effect for result in results for effect in result.fresh]
+    outcomes = (Outcome.APPLIED, Outcome.IN_DOUBT, Outcome.REJECTED)
+    for effect, outcome in zip(fresh, outcomes, strict=True):
         taken = await claim(ledger, effect)
         await ledger.settle(taken, Settlement(outcome, reason="x"))
     for lane in (Lane.SALES, Lane.OTHER):
@@ -311,7 +342,7 @@ async def one_of_each(ledger: SqlLedger, records: Records, home: SharedHome, ord
 async def test_no_statement_reads_all_keys_however_the_ledger_grew(
     home: SharedHome, records: Records
 ) -> None:
-    """What was prepared on an empty ledger must not read a full one from end to end."""
+    """What was prepared on an empty ledger is kept, and must not read a full one through."""
     read = (
         "SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE relname IN "
         "('effects', 'bodies', 'records', 'attempts', 'orders', 'dead_letters') ORDER BY relname"
