@@ -109,6 +109,7 @@ async def _soak(
             breaking.result()  # a fault that could not be done ends the run
         await sandbox.clear_faults()
         loaded_s = time.monotonic() - began_s
+        sampler.end_load()
         ended = await _rest(place, sandbox, traffic, delivered)
         for helper in helpers:
             helper.cancel()

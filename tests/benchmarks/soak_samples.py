@@ -1,6 +1,7 @@
 """What a soak watches: each process from outside and by its metrics, and whether that grows."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -67,6 +68,7 @@ class Sampler:
     def __init__(self, watched: Sequence[Watched]) -> None:
         self._watched = watched
         self._began_s = time.monotonic()
+        self._judged_until_s = math.inf
         self.samples: list[Sample] = []
 
     async def run(self, *, every_s: float) -> None:
@@ -77,17 +79,25 @@ class Sampler:
                         self.samples.append(sample)
                 await asyncio.sleep(every_s)
 
+    def end_load(self) -> None:
+        """From now on there is less to do, so what comes is not part of the lines."""
+        self._judged_until_s = time.monotonic() - self._began_s
+
     def latest(self) -> dict[str, Sample]:
         """The last sample of each process."""
         return {sample.name: sample for sample in self.samples}
 
     def lines(self, name: str) -> tuple[Line, Line] | None:
         """
-        Those of memory in MiB and of handles of one process since its last start.
+        Those of memory in MiB and of handles of one process under load since its last start.
 
         None when there are too few samples.
         """
-        mine = [sample for sample in self.samples if sample.name == name]
+        mine = [
+            sample
+            for sample in self.samples
+            if sample.name == name and sample.at_s <= self._judged_until_s
+        ]
         if not mine:
             return None
         end_s = mine[-1].at_s
