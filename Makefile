@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-all lint bench deploy-tools clean
+.PHONY: help install run test test-all lint bench soak deploy-tools clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,8 +26,11 @@ lint: $(STAMP) ## style, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(STAMP) ## the figures beside their peers and limits, in about 15 minutes
+bench: $(STAMP) ## the figures beside their peers and limits, in about 45 minutes
 	$(BIN)/python -m tests.benchmarks.report
+
+soak: $(STAMP) ## half an hour of mixed load with faults: does anything grow, do the books balance
+	$(BIN)/python -m tests.benchmarks.soak
 
 # With Go, helm's first build takes about two minutes. promtool is in Debian's package prometheus.
 deploy-tools: $(STAMP) ## what checks deploy/ (but promtool), into .venv

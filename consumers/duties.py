@@ -23,13 +23,6 @@ class Duty(Protocol):
         ...
 
 
-class AlwaysHeld:
-    """The duty of the only process: its ledger belongs to it."""
-
-    async def held(self) -> bool:
-        return True
-
-
 class LeasedDuty:
     """The duty of one of many processes, by a lease in the ledger (`Duty`)."""
 

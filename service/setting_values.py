@@ -37,6 +37,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PASSWORD_FIELD = re.compile(r"((?<=[?&])(?:ssl)?password)=[^&]*")
 _PASSWORD = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
 _VISIBLE_AFTER_LIMIT_S = 86400.0
 _STORE_LIMIT = 100  # characters
@@ -211,8 +212,8 @@ def parse_ledger_url(text: str) -> str:
 
 
 def format_ledger_url(url: str) -> str:
-    """The address without its password."""
-    return _PASSWORD.sub(r"\1…@", url)
+    """The address without its passwords."""
+    return _PASSWORD_FIELD.sub(r"\1=…", _PASSWORD.sub(r"\1:…@", url))
 
 
 def is_postgres(url: str) -> bool:

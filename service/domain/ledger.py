@@ -258,7 +258,8 @@ class DoubtLedger(Protocol):
         Mark these credits as seen at Splio and store the cursor; returns how many.
 
         One that is due or held all the same is in doubt from now on, so that it is looked up and
-        not sent again; a rejected one will be when it is replayed.
+        not sent again; a rejected one will be when it is replayed, and one that is attempted or
+        looked up now when that ends in anything but a success.
         """
         ...
 

@@ -9,7 +9,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from gzip import BadGzipFile
-from typing import Any, Final
+from typing import Final
 
 from aiokafka.errors import (
     ConsumerStoppedError,
@@ -25,13 +25,13 @@ from aiokafka.structs import TopicPartition
 from service.domain.errors import LedgerUnavailableError, LogUnavailableError, StartupError
 from service.domain.ports import PositionSource
 from service.domain.records import Record, Stream, Topic
-from service.eventlog.kafka_batches import RawRecord, UnknownCodecError, read_batches
 from service.eventlog.kafka_commits import Commits
 from service.eventlog.kafka_config import KafkaConfig
 from service.eventlog.kafka_consumer import GroupConsumer
 from service.eventlog.kafka_errors import described
 from service.eventlog.kafka_offsets import END, FIRST, ask_offsets, persistently
-from service.eventlog.kafka_streams import Streams, StreamState
+from service.eventlog.kafka_rescue import Rescue
+from service.eventlog.kafka_streams import Streams, StreamState, record_of, where
 from service.telemetry.metrics import Metrics
 
 _POLL_MS: Final = 500
@@ -46,8 +46,6 @@ _ASSIGNMENT_S: Final = 20.0
 _RETRY_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 10.0
 _CLOSE_S: Final = 3.0
-# Looks at bytes that cannot be read before they count as damaged where they are stored.
-_LOOKS_AT_DAMAGE: Final = 3
 # A leader that was elected just now may not know its end yet.
 _LOOKS_AT_OPEN: Final = 3
 
@@ -107,7 +105,7 @@ class KafkaLogReader:
         self._commits = Commits()
         self._look_at = 0.0
         self._careful = False
-        self._looks: dict[TopicPartition, int] = {}
+        self._rescue = Rescue(metrics)
         self._why = "the group has not let it in yet"
         self._task: asyncio.Task[None] | None = None
 
@@ -237,7 +235,7 @@ class KafkaLogReader:
     async def _on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         self._generation += 1
         self._streams.assign((self._stream(partition), partition) for partition in partitions)
-        self._looks.clear()
+        self._rescue.forget()
         self._metrics.log_rebalances.labels("assigned").inc()
         logger.info("streams.assigned", extra={"streams": len(partitions)})
         self._assigned.set()
@@ -282,7 +280,7 @@ class KafkaLogReader:
             if lowest <= position <= highest:
                 if state.stands_still is not None:
                     consumer.resume(state.partition)
-                    logger.info("stream.goes_on", extra=_where(state.stream, position))
+                    logger.info("stream.goes_on", extra=where(state.stream, position))
                 state.stands_still = None
             else:
                 self._stand_still(
@@ -302,7 +300,7 @@ class KafkaLogReader:
         if state.stands_still is None:
             self._consumer.pause(state.partition)
         if state.stands_still != why:
-            logger.error(event, extra={**_where(state.stream, state.position), **fields})
+            logger.error(event, extra={**where(state.stream, state.position), **fields})
         state.stands_still = why
         self._look_at = time.monotonic() + self._look_again_s
         self._count_standing()
@@ -390,17 +388,22 @@ class KafkaLogReader:
                 [state.partition for state in wanted], wait_ms=0 if is_full else _POLL_MS
             )
         except (OffsetOutOfRangeError, NoOffsetForPartitionError):
-            # Retention was faster than intake, or the log lost its end: `_place` tells.
-            self._start_again(consumer, is_to_place=True)
+            # Retention was faster than intake, or the log lost its end. The ledger says where to
+            # go on, and `_place` tells when that is nowhere.
+            for each in self._streams.all():
+                if each.is_read:
+                    self._streams.go_to(each, 0)
+                    each.position = None
+            self._arrived.set()
         except _UNDECODABLE as error:
+            # Whatever was decoded before is lost with it: every stream is read again.
             logger.warning("records.not_decoded", extra={"reason": described(error)})
-            self._start_again(consumer, is_to_place=False)
             self._careful = True
         else:
             for partition, rows in found.items():
                 state = self._streams.get(partition)
                 if state is not None and state.is_read:
-                    records = [_record(state.stream, row) for row in rows]
+                    records = [record_of(state.stream, row) for row in rows]
                     self._streams.put(state, records, rows[-1].offset + 1)
             if found:
                 self._arrived.set()
@@ -408,68 +411,21 @@ class KafkaLogReader:
             elif is_full:
                 await self._room.wait()
 
-    def _start_again(self, consumer: GroupConsumer, *, is_to_place: bool) -> None:
-        """Fetch again from the offsets that are next: what was decoded before an error is lost."""
-        for state in self._streams.all():
-            if state.is_read and state.position is not None:
-                consumer.seek(state.partition, state.position)
-                if is_to_place:
-                    # The ledger says where: what is in hand may not be committed.
-                    self._streams.go_to(state, state.position)
-                    state.position = None
-        self._arrived.set()
-
     async def _read_carefully(self, consumer: GroupConsumer) -> None:
         """One round over all streams past aiokafka's decoding; then it may go on."""
-        self._careful = False
-        for state in [state for state in self._streams.all() if state.is_read]:
-            generation, position = self._generation, state.position
-            assert position is not None
-            data = await consumer.fetch_raw(state.partition, position)
-            if generation != self._generation:
-                return
-            if state.position == position and state.is_read:
-                self._take_carefully(state, data)
+        generation = self._generation
+        self._careful = not await self._rescue.read_all(
+            consumer,
+            [state for state in self._streams.all() if state.is_read],
+            self._streams,
+            is_current=lambda: generation == self._generation,
+            stand_still=lambda state, why: self._stand_still(
+                state, why, "stream.not_readable", reason=why
+            ),
+        )
         self._arrived.set()
         if self._careful:
             await asyncio.sleep(_RETRY_S)
-
-    def _take_carefully(self, state: StreamState, data: bytes) -> None:
-        assert self._consumer is not None and state.position is not None
-        try:
-            for batch in read_batches(data):
-                if batch.next_offset <= state.position:
-                    continue
-                if batch.damage is not None and not self._is_hopeless(state, batch.damage):
-                    self._careful = True  # look again: it may have been damaged on the way
-                    break
-                if batch.damage is not None:
-                    logger.error(
-                        "records.skipped",
-                        extra={
-                            **_where(state.stream, state.position),
-                            "records": batch.lost,
-                            "reason": batch.damage,
-                        },
-                    )
-                    self._metrics.records_skipped.inc(batch.lost)
-                records = [
-                    _raw_record(state.stream, record)
-                    for record in batch.records
-                    if record.offset >= state.position
-                ]
-                self._streams.put(state, records, batch.next_offset)
-        except UnknownCodecError as error:
-            why = f"compressed with {error}, which this installation cannot read"
-            self._stand_still(state, why, "stream.not_readable", reason=why)
-        self._consumer.seek(state.partition, state.position)
-
-    def _is_hopeless(self, state: StreamState, damage: str) -> bool:
-        looks = self._looks[state.partition] = self._looks.get(state.partition, 0) + 1
-        if looks < _LOOKS_AT_DAMAGE:
-            return False
-        del self._looks[state.partition]
-        return True
 
     def _finish(self) -> None:
         """The batch in hand is committed or given up."""
@@ -499,40 +455,3 @@ class KafkaLogReader:
 
     def _stream(self, partition: TopicPartition) -> Stream:
         return Stream(self._topics[partition.topic], partition.partition)
-
-
-def _record(stream: Stream, row: Any) -> Record:
-    return _made(
-        stream,
-        row.offset,
-        row.timestamp,
-        row.key,
-        row.value,
-        {name: _text(value) for name, value in row.headers},
-    )
-
-
-def _raw_record(stream: Stream, row: RawRecord) -> Record:
-    headers = {_text(name): _text(value) for name, value in row.headers}
-    return _made(stream, row.offset, row.timestamp_ms, row.key, row.value, headers)
-
-
-def _made(
-    stream: Stream,
-    offset: int,
-    timestamp_ms: int,
-    key: bytes | None,
-    value: bytes | None,
-    headers: Mapping[str, str],
-) -> Record:
-    text = None if key is None else _text(key)
-    return Record(stream, offset, text, value or b"", headers, timestamp_ms)
-
-
-def _text(content: bytes | None) -> str:
-    """What is not UTF-8 is replaced: a record must never hold up its stream."""
-    return (content or b"").decode(errors="replace")
-
-
-def _where(stream: Stream, offset: int | None) -> dict[str, object]:
-    return {"topic": stream.topic.value, "partition": stream.partition, "offset": offset}

@@ -1,15 +1,17 @@
 """What a reader has in memory of each stream: where it goes on, and records fetched ahead."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from aiokafka.structs import TopicPartition
 
 from service.domain.records import Record, Stream
+from service.eventlog.kafka_batches import RawRecord
 
 # What a record takes in memory besides its value.
-_RECORD_BYTES = 1024
+_RECORD_BYTES: Final = 1024
 
 
 @dataclass(slots=True)
@@ -79,3 +81,43 @@ class Streams:
 
 def _size(record: Record) -> int:
     return len(record.value) + _RECORD_BYTES
+
+
+def record_of(stream: Stream, row: Any) -> Record:
+    """A record as aiokafka decoded it."""
+    return _made(
+        stream,
+        row.offset,
+        row.timestamp,
+        row.key,
+        row.value,
+        {name: _text(value) for name, value in row.headers},
+    )
+
+
+def raw_record_of(stream: Stream, row: RawRecord) -> Record:
+    """A record as `read_batches` decoded it."""
+    headers = {_text(name): _text(value) for name, value in row.headers}
+    return _made(stream, row.offset, row.timestamp_ms, row.key, row.value, headers)
+
+
+def _made(
+    stream: Stream,
+    offset: int,
+    timestamp_ms: int,
+    key: bytes | None,
+    value: bytes | None,
+    headers: Mapping[str, str],
+) -> Record:
+    text = None if key is None else _text(key)
+    return Record(stream, offset, text, value or b"", headers, timestamp_ms)
+
+
+def _text(content: bytes | None) -> str:
+    """What is not UTF-8 is replaced: a record must never hold up its stream."""
+    return (content or b"").decode(errors="replace")
+
+
+def where(stream: Stream, offset: int | None) -> dict[str, object]:
+    """The fields of a log line about one place in one stream."""
+    return {"topic": stream.topic.value, "partition": stream.partition, "offset": offset}

@@ -109,6 +109,7 @@ class SpoolingWriter:
 
         metrics.spooling.set(0)
         metrics.spool_records.set_function(lambda: log.records)
+        metrics.spool_limit.set(limit_bytes)
         metrics.spool_bytes.set_function(lambda: self.size_bytes)
         metrics.spool_oldest.set_function(
             lambda: self._oldest_ms / 1000 if log.records else 0.0,

@@ -7,7 +7,7 @@ from typing import Any, Final
 from service.domain.effects import EffectKey, Kind, Outcome, State
 from service.domain.errors import NotFoundError, RelayError
 from service.domain.ledger import Claim, ReadyEffect, Settlement, SettleResult
-from service.ledger.database import KeyStatement
+from service.ledger.database import Cursor, KeyStatement
 from service.ledger.dead_letters import set_effect_aside
 from service.ledger.outbox import note_outcomes
 from service.ledger.rows import (
@@ -166,10 +166,8 @@ def _write_claims(
             )
         )
     for lease_ms, keys in keys_by_lease.items():
-        changed = _CLAIM.changed(
-            tx.connection, keys, tx.now_ms, tx.config.owner, tx.now_ms + lease_ms
-        )
-        _require(changed, len(keys))
+        claimed = _CLAIM.run(tx.connection, keys, tx.now_ms, tx.config.owner, tx.now_ms + lease_ms)
+        _require(tx, claimed, len(keys))
     return claims
 
 
@@ -195,12 +193,18 @@ def _write_distinct(
             result, is_new = SettleResult.SETTLED, True
             if settlement.outcome is Outcome.APPLIED:
                 applied.setdefault(claim.attempt, []).append(standing.key)
+            elif _is_seen_all_the_same(standing, settlement.outcome):
+                _doubt(tx, standing, claim, settlement.reason)
             else:
                 _settle_other(tx, standing, claim, settlement)
         is_success = settlement.outcome in {Outcome.APPLIED, Outcome.DUPLICATE}
         if is_new and is_success and result in {SettleResult.SETTLED, SettleResult.LATE}:
             released.append(standing.key)
-        if holds_claim and settlement.outcome is Outcome.REJECTED:
+        if (
+            holds_claim
+            and settlement.outcome is Outcome.REJECTED
+            and not _is_seen_all_the_same(standing, settlement.outcome)
+        ):
             rejected.append(standing.key)
         if is_new:
             notes.append(
@@ -217,7 +221,7 @@ def _write_distinct(
             )
         results.append(result)
     for attempt, keys in applied.items():
-        _require(_APPLY.changed(tx.connection, keys, tx.now_ms, attempt), len(keys))
+        _require(tx, _APPLY.run(tx.connection, keys, tx.now_ms, attempt), len(keys))
     release_followers(tx, released)
     note_attempts(tx, notes)
     note_outcomes(tx, released + rejected)
@@ -236,12 +240,25 @@ def _settle_other(tx: Tx, standing: Standing, claim: Claim, settlement: Settleme
             set_effect_aside(tx, standing.key, reason=reason or "refused", detail=settlement.detail)
             void_followers(tx, [standing.key])
         case Outcome.IN_DOUBT:
-            counts_from = absence_counts_from(tx, standing.kind, standing.lease_until)
-            _change(tx, _DOUBT, (tx.now_ms, counts_from, reason, *guard))
+            _doubt(tx, standing, claim, reason)
         case Outcome.RETRY:
             _change(tx, _RETRY, (settlement.due_at_ms, reason, *guard))
         case Outcome.APPLIED:
             raise AssertionError("applied effects are settled together")
+
+
+def _doubt(tx: Tx, standing: Standing, claim: Claim, reason: str | None) -> None:
+    counts_from = absence_counts_from(tx, standing.kind, standing.lease_until)
+    guard = (standing.key, State.ATTEMPTING, claim.attempt)
+    _change(tx, _DOUBT, (tx.now_ms, counts_from, reason, *guard))
+
+
+def _is_seen_all_the_same(standing: Standing, outcome: Outcome) -> bool:
+    """
+    Whether Splio shows a credit that this attempt did not book: an earlier one has, though it was
+    proved absent. It is looked up, as sending it again would book it twice.
+    """
+    return standing.seen_at is not None and outcome in {Outcome.RETRY, Outcome.REJECTED}
 
 
 def _settle_late(
@@ -288,6 +305,5 @@ def _change(tx: Tx, text: str, parameters: tuple[Any, ...]) -> None:
     change_one(tx.connection, text, parameters)
 
 
-def _require(changed: int, expected: int) -> None:
-    if changed != expected:
-        raise RuntimeError(f"{changed} effects moved where {expected} were read as movable")
+def _require(tx: Tx, moved: Sequence[Cursor], expected: int) -> None:
+    tx.expect(moved, expected, RuntimeError("other effects moved than were read as movable"))

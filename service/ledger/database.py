@@ -45,7 +45,8 @@ class Cursor(Protocol):
 
 class Connection(Protocol):
     """
-    A connection to the ledger's database.
+    A connection to the ledger's database. What a statement brought may be waited for only when
+    its cursor is looked at, so a cursor is looked at where something depends on it.
 
     `takes_arrays`: it is PostgreSQL, and takes a list as one value. `?` is the place of a value,
     `?1` that of the first, also where it stands more than once.
@@ -107,6 +108,12 @@ class KeyStatement:
         assert text.count("IN (:keys)") == 1
         self._texts = {size: text.replace(":keys", ", ".join("?" * size)) for size in _SIZES}
         self._array_text = text.replace("IN (:keys)", "= ANY(?)")
+
+    def run(
+        self, connection: Connection, keys: Sequence[str | int], *parameters: Any
+    ) -> Sequence[Cursor]:
+        """Run it; what it brought need not be looked at."""
+        return list(self._run(connection, keys, parameters))
 
     def changed(self, connection: Connection, keys: Sequence[str | int], *parameters: Any) -> int:
         """Run it; returns how many rows it changed."""

@@ -150,6 +150,8 @@ def write_look_up(tx: Tx, doubt: Doubt, look_up: LookUp) -> State | None:
 
 def mark_seen(tx: Tx, keys: Sequence[str], cursor: str | None) -> int:
     """See the port."""
+    # Locked, so that none becomes due between the two statements.
+    read_standings(tx, keys)
     _DOUBT_SEEN.changed(tx.connection, keys, tx.now_ms, absence_counts_from(tx, Kind.EARN, None))
     changed = _MARK_SEEN.changed(tx.connection, keys, tx.now_ms)
     if cursor is not None:
@@ -232,6 +234,11 @@ def _move(
             set_effect_aside(tx, standing.key, reason=reason, detail=look_up.detail)
             void_followers(tx, [standing.key])
             return State.REJECTED
+        case LookUpVerdict.ABSENT | LookUpVerdict.HOLD if standing.seen_at is not None:
+            # The slow reader has seen it since Splio was asked.
+            later = absence_counts_from(tx, standing.kind, None)
+            change_one(tx.connection, _ASK_AGAIN, (later, "seen", *guard))
+            return State.IN_DOUBT
         case LookUpVerdict.ABSENT:
             change_one(tx.connection, _ABSENT, (tx.now_ms, look_up.reason, *guard))
             return State.DUE

@@ -137,7 +137,7 @@ def release(tx: Tx, key: EffectKey, *, by: str) -> None:
         state = State.IN_DOUBT
     elif after is not None:
         predecessor = read_standings(tx, [after]).get(after)
-        state = follower_state(tx, predecessor.state if predecessor else None)
+        state = follower_state(tx, after, predecessor.state if predecessor else None)
     settled_at = tx.now_ms if state is State.VOID else None
     guard = (key, standing.state, standing.attempt)
     change_one(tx.connection, _RELEASE, (state.value, tx.now_ms, settled_at, *guard))

@@ -37,7 +37,7 @@ _REMOVE: Final = KeyStatement("DELETE FROM outbox WHERE id IN (:keys)")
 def note_outcomes(tx: Tx, keys: Sequence[str]) -> None:
     """Tell downstream services how these effects were settled, as they stand now."""
     if keys and tx.config.publishes_notices:
-        _ADD_OUTCOMES.changed(tx.connection, keys, tx.now_ms)
+        _ADD_OUTCOMES.run(tx.connection, keys, tx.now_ms)
 
 
 def note_dead_letter(tx: Tx, dedupe_key: str) -> None:
@@ -54,7 +54,7 @@ def read_outbox(connection: Connection, *, limit: int) -> list[OutboxEntry]:
 
 def remove_published(tx: Tx, ids: Sequence[int]) -> None:
     """See the port."""
-    _REMOVE.changed(tx.connection, ids)
+    _REMOVE.run(tx.connection, ids)
 
 
 def _notice(row: Sequence[Any]) -> Notice:

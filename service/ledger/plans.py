@@ -26,6 +26,7 @@ from service.ledger.rows import (
     MAX_INTEGER,
     encode_prerequisites,
     follower_state,
+    plan_beside_others,
     void_followers,
 )
 from service.ledger.transaction import ConcurrentChangeError, Tx
@@ -84,13 +85,15 @@ class PlanRows:
         connection = tx.connection
         INSERT_RECORDS.run(connection, self.records)
         INSERT_BODIES.run(connection, self.bodies)
+        if self.effects:
+            plan_beside_others(tx)
         INSERT_EFFECTS.run(connection, self.effects)
         _INSERT_ORDERS.run(connection, self.orders)
         by_count: dict[int, list[str]] = {}
         for key, count in self.duplicates.items():
             by_count.setdefault(count, []).append(key)
         for count, keys in by_count.items():
-            _COUNT_DUPLICATES.changed(connection, keys, count)
+            _COUNT_DUPLICATES.run(connection, keys, count)
         for rejected, reason, detail in self.rejected:
             set_effect_aside(tx, rejected, reason=reason, detail=detail)
         note_outcomes(tx, self.hopeless)
@@ -182,7 +185,7 @@ def gather_effect(
     state = effect.state
     if effect.after is not None and state is State.DUE:
         predecessor = known.get(effect.after)
-        state = follower_state(tx, predecessor[1] if predecessor else None)
+        state = follower_state(tx, effect.after, predecessor[1] if predecessor else None)
     counts_from = None
     if is_recovered and state in {State.DUE, State.BLOCKED, State.HELD}:
         # A ledger that is gone may have brought it to Splio: looked up before it is sent.
@@ -336,7 +339,7 @@ def _check_positions(tx: Tx, advances: Sequence[Advance]) -> dict[Stream, int]:
 
 def _move(tx: Tx, advance: Advance) -> None:
     stream = advance.stream
-    changed = tx.connection.execute(
+    moved = tx.connection.execute(
         _MOVE_POSITION,
         (
             stream.topic.value,
@@ -345,7 +348,6 @@ def _move(tx: Tx, advance: Advance) -> None:
             tx.now_ms,
             advance.from_position,
         ),
-    ).rowcount
-    if changed != 1:
-        # Only where no row was there to be locked: another process wrote the stream's first.
-        raise ConcurrentChangeError
+    )
+    # Else there was no row to be locked, and another process wrote the stream's first.
+    tx.expect([moved], 1, ConcurrentChangeError(f"{stream.topic}/{stream.partition}"))

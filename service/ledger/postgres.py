@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 
 from service.domain.clock import Clock, SteadyClock
+from service.domain.errors import NotFoundError
 from service.domain.ports import StepHook, no_step
 from service.group_commit import GroupCommitter
 from service.ledger import postgres_schema
@@ -18,6 +19,7 @@ from service.ledger.database import Connection
 from service.ledger.meta import check_meta
 from service.ledger.postgres_connection import (
     AWAY,
+    NOT_STORABLE,
     PostgresConnection,
     PostgresWriterConnection,
     connect,
@@ -45,6 +47,8 @@ class PostgresReader:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._thread, self._read, read)
+        except NOT_STORABLE as error:
+            raise NotFoundError("not_storable", type(error).__name__) from error
         except psycopg.Error as error:
             raise unavailable(error) from error
 

@@ -1,8 +1,9 @@
 """Connections to the ledger on PostgreSQL: their time limits, their SQL and their transactions."""
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -11,6 +12,7 @@ from psycopg.abc import PQGen
 
 from service.domain.errors import LedgerUnavailableError
 from service.ledger.database import Cursor
+from service.ledger.postgres_arrays import ArrayDumper
 from service.ledger.transaction import NODES, ConcurrentChangeError, WriterMemory
 
 T = TypeVar("T")
@@ -26,6 +28,10 @@ _NODE_LOCK: Final = 0x4C524C31  # "LRL1": the first half of the advisory locks t
 # Raised when the server is away, or refuses for a while.
 AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 
+# What a value is refused with for what it is: a NUL or half a character, a number that is too
+# large, a key that is too long for an index.
+NOT_STORABLE: Final = (psycopg.DataError, UnicodeEncodeError, errors.ProgramLimitExceeded)
+
 _PLACE: Final = re.compile(r"\?(\d*)")
 _HINTS: Final = re.compile(r" INDEXED BY \w+")
 
@@ -38,6 +44,9 @@ _SETTINGS: Final = (
     f"-c idle_in_transaction_session_timeout={_IDLE_TIMEOUT_MS}",
     "-c timezone=UTC",
     "-c jit=off",
+    # What is prepared while the tables are empty would read them from end to end, and is kept
+    # until they are next analyzed; that takes a minute of growing at least.
+    "-c enable_seqscan=off",
 )
 
 
@@ -76,7 +85,7 @@ def connect(address: str, *, name: str) -> LimitedConnection:
 
     `name` is shown in `pg_stat_activity`. Raises: psycopg.OperationalError.
     """
-    return LimitedConnection.connect(
+    raw = LimitedConnection.connect(
         address,
         autocommit=True,
         prepare_threshold=2,
@@ -87,6 +96,8 @@ def connect(address: str, *, name: str) -> LimitedConnection:
         keepalives_interval=5,
         keepalives_count=3,
     )
+    raw.adapters.register_dumper(list, ArrayDumper)
+    return raw
 
 
 class PostgresConnection:
@@ -118,9 +129,38 @@ class PostgresConnection:
             self._raw.close()
 
 
+class PendingCursor:
+    """What a statement brought, waited for when it is looked at. Raises then what failed before."""
+
+    def __init__(self, cursor: Cursor, arrived: Callable[[], None]) -> None:
+        self._cursor = cursor
+        self._wait = arrived
+
+    @property
+    def description(self) -> Sequence[Sequence[Any]] | None:
+        return self._arrived().description
+
+    @property
+    def rowcount(self) -> int:
+        return self._arrived().rowcount
+
+    def fetchone(self) -> Any:
+        return self._arrived().fetchone()
+
+    def fetchall(self) -> list[Any]:
+        return self._arrived().fetchall()
+
+    def _arrived(self) -> Cursor:
+        self._wait()
+        return self._cursor
+
+
 class PostgresWriterConnection(PostgresConnection):
     """
     The `WriterConnection`: connects again by itself, and numbers this writer among the others.
+
+    Within a transaction statements are sent one behind the other, and waited for only where what
+    they brought is looked at: on a busy machine each wait costs more than its statement.
 
     The number is an advisory lock of the session, so it is free once the session's last
     transaction is over, however the process ended.
@@ -129,42 +169,87 @@ class PostgresWriterConnection(PostgresConnection):
     def __init__(self, address: str, *, name: str) -> None:
         super().__init__(address, name=name)
         self.memory = WriterMemory(last_id=0, has_followers=True, node=0)
+        self._transaction = ExitStack()
+        self._pipeline: psycopg.Pipeline | None = None
+        self._sent = 0
+        self._arrived = 0
 
     def open(self) -> LimitedConnection:
         before = self._raw
         raw = super().open()
         if raw is not before:
             try:
-                self.memory = WriterMemory(last_id=0, has_followers=True, node=_take_node(raw))
+                self.memory = self.memory.on_node(_take_node(raw))
             except BaseException:
                 raw.close()
                 raise
         return raw
 
     def begin(self) -> int:
+        with suppress(psycopg.Error):  # of one that did not even begin
+            self._leave_pipeline()
         raw = self.open()
         if raw.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
             raw.execute("ROLLBACK")
-        cursor = raw.execute("BEGIN; SELECT relay_now_ms()")
-        cursor.nextset()
-        row = cursor.fetchone()
+        self._pipeline = self._transaction.enter_context(raw.pipeline())
+        raw.execute("BEGIN")
+        row = raw.execute("SELECT relay_now_ms()").fetchone()
         assert row is not None
         now_ms: int = row[0]
         return now_ms
 
+    def execute(self, text: str, parameters: Sequence[Any] = ()) -> Cursor:
+        cursor = super().execute(text, parameters)
+        if self._pipeline is None:
+            return cursor
+        self._sent += 1
+        return PendingCursor(cursor, partial(self._wait_for, self._sent))
+
     def commit(self) -> None:
-        self.open().execute("COMMIT")
+        # All has to have worked before: COMMIT of a transaction that failed is no error.
+        self._wait_for(self._sent)
+        assert self._raw is not None
+        done = self._raw.execute("COMMIT")
+        self._leave_pipeline()
+        if done.statusmessage != "COMMIT":
+            raise psycopg.OperationalError(f"not committed: {done.statusmessage}")
 
     def roll_back(self) -> None:
         raw = self._raw
-        if raw is not None and not raw.closed:
-            try:
-                raw.execute("ROLLBACK")
-            except psycopg.Error:
-                raw.close()
+        with suppress(psycopg.Error):
+            self._leave_pipeline()
+        if raw is None or raw.closed:
+            return
+        if raw.info.transaction_status is not psycopg.pq.TransactionStatus.INTRANS:
+            # What was sent behind the statement that failed was passed over by the server, also
+            # where it would have prepared a statement that psycopg now takes for prepared.
+            raw.close()
+            return
+        try:
+            raw.execute("ROLLBACK")
+        except psycopg.Error:
+            raw.close()
+
+    def close(self) -> None:
+        with suppress(psycopg.Error):
+            self._leave_pipeline()
+        super().close()
+
+    def _wait_for(self, number: int) -> None:
+        """Wait for the statement of this number. Raises: the first error of those sent."""
+        if number > self._arrived:
+            assert self._pipeline is not None
+            self._pipeline.sync()
+            self._arrived = self._sent
+
+    def _leave_pipeline(self) -> None:
+        """Wait for what is under way. Raises: an error of it."""
+        self._pipeline = None
+        self._arrived = self._sent
+        self._transaction.close()
 
     def is_not_storable(self, error: Exception) -> bool:
-        return isinstance(error, psycopg.DataError | UnicodeEncodeError)
+        return isinstance(error, NOT_STORABLE)
 
     def is_concurrent_change(self, error: Exception) -> bool:
         return isinstance(

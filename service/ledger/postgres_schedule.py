@@ -47,9 +47,9 @@ class PostgresSchedule:
         self._clock = clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="schedule")
 
-    async def reserve(self, lane: Lane) -> float:
+    async def reserve(self, lane: Lane, *, room_s: float = 0.0) -> float:
         """The next slot, however long the database is away: without it nothing may be sent."""
-        found = await self._run(_RESERVE, lane.value, self._intervals[lane])
+        found = await self._run(_RESERVE, lane.value, self._intervals[lane] + room_s)
         return max(0.0, found)
 
     async def hold(self, lane: Lane, *, seconds: float) -> None:

@@ -44,6 +44,8 @@ def migrate(address: str) -> Sequence[str]:
             return applied
     except AWAY as error:
         raise not_reachable(error) from error
+    except psycopg.Error as error:
+        raise StartupError("migration_failed", str(error).partition("\n")[0]) from error
 
 
 def check(connection: psycopg.Connection[Any]) -> None:

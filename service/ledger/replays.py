@@ -112,7 +112,7 @@ def _state_again(tx: Tx, effect: PlannedEffect, known: Mapping[str, tuple[str, s
     if effect.after is None:
         return State.DUE
     predecessor = known.get(effect.after)
-    return follower_state(tx, predecessor[1] if predecessor else None)
+    return follower_state(tx, effect.after, predecessor[1] if predecessor else None)
 
 
 def _begin_again(

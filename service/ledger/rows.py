@@ -18,7 +18,7 @@ from service.domain.errors import NotFoundError
 from service.domain.ledger import ReadyEffect
 from service.ledger.database import BYTES, INTEGER, TEXT, Connection, KeyStatement, Query, RowInsert
 from service.ledger.outbox import note_outcomes
-from service.ledger.transaction import Tx
+from service.ledger.transaction import ConcurrentChangeError, Tx
 
 MAX_INTEGER: Final = 2**63 - 1
 
@@ -40,6 +40,7 @@ class Standing(NamedTuple):
     applied_attempt: int | None
     rounds: int
     body_id: int | None
+    seen_at: int | None
 
 
 # Guarantees: what it reads cannot change before the transaction ends.
@@ -219,11 +220,17 @@ _VOID_FOLLOWERS: Final = KeyStatement(
 )
 
 
+# Guarantees: an effect whose follower is being written is not inserted before that is committed.
+_PLANNING: Final = 0x4C524C33  # "LRL3"
+_PLAN_BESIDE_OTHERS: Final = f"SELECT pg_advisory_xact_lock_shared({_PLANNING})"
+_PLAN_ALONE: Final = f"SELECT pg_advisory_xact_lock({_PLANNING})"
+
+
 def release_followers(tx: Tx, keys: Sequence[str]) -> None:
     """Make due what waited for these keys."""
     if not tx.memory.has_followers:
         return
-    _RELEASE_FOLLOWERS.changed(tx.connection, keys, tx.now_ms)
+    _RELEASE_FOLLOWERS.run(tx.connection, keys, tx.now_ms)
 
 
 def void_followers(tx: Tx, keys: Sequence[str]) -> None:
@@ -235,8 +242,24 @@ def void_followers(tx: Tx, keys: Sequence[str]) -> None:
         note_outcomes(tx, waited_for)
 
 
-def follower_state(tx: Tx, predecessor: str | None) -> State:
-    """The state of a follower whose predecessor is in that state, None when it is not known."""
+def plan_beside_others(tx: Tx) -> None:
+    """To be called before effects are inserted; see `follower_state`."""
+    if tx.connection.takes_arrays:
+        tx.connection.execute(_PLAN_BESIDE_OTHERS)
+
+
+def follower_state(tx: Tx, after: EffectKey, predecessor: str | None) -> State:
+    """
+    The state of a follower whose predecessor `after` is in that state, None when it is not known.
+
+    An unknown one has no row that could be locked. So nobody else plans until this transaction
+    ends: another process would insert and settle it, and not see who waits for it.
+    Raises: ConcurrentChangeError when it was inserted just now.
+    """
+    if predecessor is None and tx.connection.takes_arrays:
+        tx.connection.execute(_PLAN_ALONE)
+        if read_standings(tx, [after]):
+            raise ConcurrentChangeError
     if predecessor in {State.APPLIED, State.DUPLICATE}:
         return State.DUE
     if predecessor in {State.REJECTED, State.VOID}:

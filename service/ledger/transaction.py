@@ -1,10 +1,11 @@
 """One transaction of the ledger's writer: its time, its ids and what the writer remembers."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from service.ledger.config import LedgerConfig
-from service.ledger.database import Connection
+from service.ledger.database import Connection, Cursor
 
 # Ids are milliseconds since the epoch in the upper bits, then who made them, then a counter.
 _ID_SHIFT: Final = 20
@@ -31,6 +32,15 @@ class WriterMemory:
     has_followers: bool
     node: int | None = None
 
+    def on_node(self, node: int) -> "WriterMemory":
+        """
+        With another number, after a new connection; its ids begin a millisecond later, as the
+        number may be the old one again.
+        """
+        begin = (self.last_id >> _ID_SHIFT) + 1
+        last_id = (begin << _ID_SHIFT) | (node << NODE_SHIFT)
+        return WriterMemory(last_id=last_id, has_followers=True, node=node)
+
 
 def first_id_at(time_ms: int) -> int:
     """Rows with a smaller id are older than `time_ms`."""
@@ -45,6 +55,17 @@ class Tx:
     now_ms: int
     memory: WriterMemory
     config: LedgerConfig
+    _expected: list[tuple[Sequence[Cursor], int, Exception]] = field(default_factory=list)
+
+    def expect(self, cursors: Sequence[Cursor], changed: int, error: Exception) -> None:
+        """These change so many rows together, or the transaction fails with `error`."""
+        self._expected.append((cursors, changed, error))
+
+    def check(self) -> None:
+        """Look at what was expected, before the transaction is committed."""
+        for cursors, changed, error in self._expected:
+            if sum(cursor.rowcount for cursor in cursors) != changed:
+                raise error
 
     def id(self) -> int:
         """A new id: greater than all before of this writer, and telling its time."""

@@ -116,6 +116,7 @@ class Writer:
         try:
             tx = Tx(connection, now_ms, connection.memory, self._config)
             results = self._write(tx, operations)
+            tx.check()
             self._step(Step.LEDGER_BEFORE_COMMIT)
             connection.commit()
         except BaseException:

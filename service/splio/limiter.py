@@ -18,6 +18,11 @@ LEAD_S: Final = 0.1
 # A request of a shared schedule is written this long after its slot at the latest: half of what
 # the slots leave between a window of them and a second, the other half is the network's.
 LATE_S: Final = JITTER_S / 2
+# A shared schedule that takes longer to answer than this leaves too little of that to write in.
+# What it takes beyond is added to the slot, and to the distance of the next one: so slow a
+# database costs a part of the limit. One that takes longer than the last value costs all of it.
+_QUICK_S: Final = LATE_S / 2
+_MOST_LATE_S: Final = 0.5
 _RESET_LIMIT_S: Final = 300.0  # of a 429; a longer one would be a mistake of somebody's
 
 
@@ -69,6 +74,7 @@ class _LaneLimit:
         "came_back",
         "gate",
         "held_until",
+        "late_s",
         "lowered_until",
         "outstanding",
         "rate",
@@ -86,6 +92,7 @@ class _LaneLimit:
         self.written: deque[float] = deque(maxlen=rate.capacity)
         self.outstanding = 0
         self.held_until = 0.0
+        self.late_s = LATE_S
         self.lowered_until = 0.0
 
     def take_back(self, slot: Slot) -> None:
@@ -159,7 +166,7 @@ class Limiter:
             return Grant(lane, None, _ANY_TIME)
         asked_at = self._clock.monotonic_s()
         async with limit.turn:
-            slot = limit.take_spare(asked_at) or await self._reserve(lane, limit.rate)
+            slot = limit.take_spare(asked_at) or await self._reserve(lane, limit)
             try:
                 while True:
                     now = self._clock.monotonic_s()
@@ -210,19 +217,24 @@ class Limiter:
             limit.written.append(self._clock.monotonic_s())
             grant.use()
 
-    async def _reserve(self, lane: Lane, rate: Rate) -> Slot:
+    async def _reserve(self, lane: Lane, limit: _LaneLimit) -> Slot:
         """
         The lane's next slot on this process' clock.
 
         Of a shared schedule it is known no better than the answer took, so both ends are on the
         safe side; in memory a slot is good for a window, as the gate counts all that is written.
         """
+        if not self._schedule.is_shared:
+            opens_s = await self._schedule.reserve(lane) + self._clock.monotonic_s()
+            return Slot(opens_s, opens_s + limit.rate.window_s)
+        late_s = limit.late_s
         asked_s = self._clock.monotonic_s()
-        wait_s = await self._schedule.reserve(lane)
-        opens_s = self._clock.monotonic_s() + wait_s
-        if self._schedule.is_shared:
-            return Slot(opens_s, asked_s + wait_s + LATE_S)
-        return Slot(opens_s, opens_s + rate.window_s)
+        wait_s = await self._schedule.reserve(lane, room_s=late_s - LATE_S)
+        answered_s = self._clock.monotonic_s()
+        # As slow as this answer, and a quarter more, may be the next one.
+        took_s = 1.25 * max(0.0, answered_s - asked_s - _QUICK_S)
+        limit.late_s = min(LATE_S + took_s, _MOST_LATE_S)
+        return Slot(answered_s + wait_s, asked_s + wait_s + late_s)
 
     async def _wait_for_slot(self, grant: Grant, limit: _LaneLimit, deadline_s: float) -> None:
         """Until the grant's slot is there; one that was missed is replaced by a later one."""
@@ -231,7 +243,7 @@ class Limiter:
             if now >= grant.slot.ends_s:
                 try:
                     async with asyncio.timeout(deadline_s - now):
-                        grant.slot = await self._reserve(grant.lane, limit.rate)
+                        grant.slot = await self._reserve(grant.lane, limit)
                 except TimeoutError:
                     raise GateClosedError from None
             elif now < grant.slot.opens_s:
@@ -269,7 +281,8 @@ class Limiter:
         Slow `lane` down when Splio shows less left than our own count: someone shares its limit.
 
         Never speeds it up. The pause is what the others' requests take of the rate, at most
-        once in a window.
+        once in a window. With a shared schedule the others may be our own processes, which this
+        one does not count, so nothing can be told; a 429 is obeyed all the same.
 
         Args:
             left: requests that Splio's headers allow until they reset.
@@ -277,7 +290,7 @@ class Limiter:
         Returns: whether the lane was slowed down.
         """
         limit = self._lanes.get(lane)
-        if limit is None:
+        if limit is None or self._schedule.is_shared:
             return False
         rate = limit.rate
         # Splio counted our requests before it answered; ours since then only lower the estimate.

@@ -51,8 +51,11 @@ class Schedule(Protocol):
     @property
     def is_shared(self) -> bool: ...
 
-    async def reserve(self, lane: Lane) -> float:
-        """Take the next slot of `lane`: seconds until it, 0 when it is now."""
+    async def reserve(self, lane: Lane, *, room_s: float = 0.0) -> float:
+        """
+        Take the next slot of `lane`: seconds until it, 0 when it is now. The slot after it is
+        `room_s` later than it would be.
+        """
         ...
 
     async def hold(self, lane: Lane, *, seconds: float) -> None:
@@ -70,10 +73,10 @@ class MemorySchedule:
         self._next = dict.fromkeys(rates, 0.0)
         self._clock = clock
 
-    async def reserve(self, lane: Lane) -> float:
+    async def reserve(self, lane: Lane, *, room_s: float = 0.0) -> float:
         now = self._clock.monotonic_s()
         at = max(self._next[lane], now)
-        self._next[lane] = at + self._intervals[lane]
+        self._next[lane] = at + self._intervals[lane] + room_s
         return at - now
 
     async def hold(self, lane: Lane, *, seconds: float) -> None:

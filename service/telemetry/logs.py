@@ -41,6 +41,8 @@ def configure_logs(
     # Their informative lines repeat ours, or name addresses.
     for noisy in ("aiohttp.access", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # While a broker is away it writes several lines a second; ours tell it once.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

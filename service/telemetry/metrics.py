@@ -116,6 +116,9 @@ class Metrics:
             "relay_spool_bytes",
             "Bytes that count against RELAY_SPOOL_LIMIT, records set aside included.",
         )
+        self.spool_limit = self._gauge(
+            "relay_spool_limit_bytes", "RELAY_SPOOL_LIMIT; 0 in a process without a spool."
+        )
         self.spool_oldest = self._gauge(
             "relay_spool_oldest_timestamp_seconds",
             "When the oldest record in the spool was appended, seconds since the epoch; "

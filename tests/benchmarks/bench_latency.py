@@ -9,12 +9,13 @@ blocks of the service and of the script alternate. Alone:
 import asyncio
 import time
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import orjson
 import pytest
 
 from tests.benchmarks.benchmark import Benchmark, Result, Row
@@ -26,7 +27,7 @@ from tests.benchmarks.events import (
     rendered,
 )
 from tests.benchmarks.latency_workers import PATH
-from tests.benchmarks.surroundings import sandbox_process, started
+from tests.benchmarks.surroundings import EMBEDDED, sandbox_process, started
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(0)]
 
@@ -40,9 +41,17 @@ HEADERS = {
 _NOT_READY = 503
 
 
+Places = Callable[[Path], Mapping[str, str]]
+
+
 def measure(*, folder: Path, deliveries: int) -> Result:
     """Median and 99th percentile in milliseconds of the service and of the script."""
-    taken: dict[str, list[float]] = {"ours": [], "naive": []}
+    return alternate(folder, deliveries, peer="naive", places=lambda place: EMBEDDED)
+
+
+def alternate(folder: Path, deliveries: int, *, peer: str, places: Places) -> Result:
+    """Blocks of the service and of `peer`, each where `places` says."""
+    taken: dict[str, list[float]] = {"ours": [], peer: []}
     block = deliveries // BLOCKS
     first = FIRST_ORDER_ID
     with sandbox_process(folder) as sandbox:
@@ -52,7 +61,8 @@ def measure(*, folder: Path, deliveries: int) -> Result:
             for name, latencies in taken.items():
                 place = folder / f"{name}-{number}"
                 place.mkdir()
-                with worker(name, place, sandbox.url, first, block + WARM_UP) as deliver:
+                arguments = (name, str(place), sandbox.url, str(first), str(block + WARM_UP))
+                with worker(*arguments, orjson.dumps(dict(places(place))).decode()) as deliver:
                     bodies = list(orders(block + WARM_UP, first=first))
                     latencies.extend([deliver(body) for body in bodies][WARM_UP:])
                 first += block + WARM_UP
@@ -91,9 +101,8 @@ class Deliverer:
 
 
 @contextmanager
-def worker(name: str, folder: Path, splio_url: str, first: int, count: int) -> Iterator[Deliverer]:
+def worker(*arguments: str) -> Iterator[Deliverer]:
     """One of the workers in its own process."""
-    arguments = (name, str(folder), splio_url, str(first), str(count))
     with started("tests.benchmarks.latency_workers", *arguments) as (url, process):
         parts = urlsplit(url)
         assert parts.hostname is not None and process.stdout is not None

@@ -10,7 +10,7 @@ import asyncio
 import random
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime
 from itertools import count, islice
@@ -28,7 +28,8 @@ from service.domain.effects import Outcome
 from service.domain.ledger import Claim, PlannedRecord, ReadyEffect, Settlement
 from service.domain.planning import plan_order_confirmed
 from service.domain.records import Advance, Record, Stream, Topic
-from service.ledger.sqlite import SqliteLedger, open_sqlite_ledger
+from service.ledger.sql_ledger import SqlLedger
+from service.ledger.sqlite import open_sqlite_ledger
 from service.scayle.decode import decode_unreadable
 from service.settings import load_settings
 from service.telemetry.metrics import Metrics
@@ -44,8 +45,8 @@ ROUNDS: Final = 12
 EVENTS: Final = 512  # of one round, each with two effects
 LEASE_S: Final = 60.0
 _STREAM: Final = Stream(Topic.ORDERS, 0)
-_OLD_IDS: Final = 10**11  # ids of the past lie below, growing ones begin here
-_SETTINGS: Final = load_settings({}, sandbox=True)
+OLD_IDS: Final = 10**11  # ids of the past lie below, growing ones begin here
+SETTINGS: Final = load_settings({}, sandbox=True)
 
 
 def measure(*, folder: Path, keys: int) -> Result:
@@ -68,7 +69,7 @@ async def _write_template(path: Path) -> None:
 def fill(path: Path, keys: int) -> None:
     """Multiply the applied order in `path` until there are `keys` effects; order ids are random."""
     draw = random.Random(1)
-    ids = draw.sample(range(_OLD_IDS), keys // 2)
+    ids = draw.sample(range(OLD_IDS), keys // 2)
     with closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA synchronous=OFF")
         database.execute("PRAGMA cache_size=-1048576")
@@ -104,19 +105,24 @@ def multiply(database: sqlite3.Connection, table: str, which: str, **changed: st
 
 
 async def _run(folder: Path) -> Result:
-    draw = random.Random(2)
-    growing = (str(number) for number in count(_OLD_IDS))
-    drawn = (f"{draw.randrange(_OLD_IDS):012}" for _ in count())
-    taken: dict[tuple[str, str], list[float]] = {}
     async with AsyncExitStack() as stack:
         ledgers = {
             name: await LedgerBench.open(stack, folder / f"{name}.db") for name in ("empty", "full")
         }
-        for _ in range(ROUNDS):
-            for order, ids in (("growing", growing), ("random", drawn)):
-                planned = plans(islice(ids, EVENTS))
-                for name, bench in ledgers.items():
-                    taken.setdefault((order, name), []).append(await bench.round(planned))
+        return await compare(ledgers)
+
+
+async def compare(ledgers: Mapping[str, "LedgerBench"]) -> Result:
+    """Alternating rounds on both ledgers, `empty` and `full`, by kind of order id."""
+    draw = random.Random(2)
+    growing = (str(number) for number in count(OLD_IDS))
+    drawn = (f"{draw.randrange(OLD_IDS):012}" for _ in count())
+    taken: dict[tuple[str, str], list[float]] = {}
+    for _ in range(ROUNDS):
+        for order, ids in (("growing", growing), ("random", drawn)):
+            planned = plans(islice(ids, EVENTS))
+            for name, bench in ledgers.items():
+                taken.setdefault((order, name), []).append(await bench.round(planned))
     return {
         order: {
             "empty_us": median(taken[order, "empty"]) * 1e6,
@@ -133,7 +139,7 @@ async def _run(folder: Path) -> Result:
 class LedgerBench:
     """A ledger that is worked on in rounds."""
 
-    def __init__(self, ledger: SqliteLedger) -> None:
+    def __init__(self, ledger: SqlLedger) -> None:
         self._ledger = ledger
         self._position = 0
 
@@ -143,11 +149,16 @@ class LedgerBench:
         ledger = await stack.enter_async_context(
             open_sqlite_ledger(
                 path,
-                config=ledger_config(_SETTINGS),
+                config=ledger_config(SETTINGS),
                 clock=SteadyClock(),
                 metrics=Metrics(CollectorRegistry()),
             )
         )
+        return await cls.on(ledger)
+
+    @classmethod
+    async def on(cls, ledger: SqlLedger) -> "LedgerBench":
+        """A ledger that somebody else closes."""
         bench = cls(ledger)
         bench._position = (await ledger.positions([_STREAM])).get(_STREAM, 0)
         return bench
@@ -196,7 +207,7 @@ def plans(order_ids: Iterable[str]) -> list[PlannedRecord]:
 
 
 def _plans(order_ids: Sequence[str]) -> Iterator[PlannedRecord]:
-    policy, requests = planning_policy(_SETTINGS), renderer(_SETTINGS)
+    policy, requests = planning_policy(SETTINGS), renderer(SETTINGS)
     now = datetime.now(UTC)
     now_ms = int(now.timestamp() * 1000)
     for order_id, envelope in zip(order_ids, envelopes(len(order_ids)), strict=True):

@@ -9,7 +9,7 @@ admitted in a lane, creations and authentication included. Alone:
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +27,9 @@ LIMITS: Final = {"contacts": 20.0, "sales": 20.0, "other": 10.0}
 BUSY: Final = ("sales", "other")  # contacts are created once each and then rest
 _SALES: Final = ("order", "product", "store")
 _REFUSED: Final = "429"
+SETTINGS: Final = {
+    "RELAY_SPLIO_LIMITS": ",".join(f"{lane}={limit:g}" for lane, limit in LIMITS.items())
+}
 _STARTED_S: Final = 60.0
 
 
@@ -37,15 +40,25 @@ def measure(*, folder: Path, seconds: float) -> Result:
 
 
 async def _measure(folder: Path, sandbox: SandboxProcess, seconds: float) -> Result:
-    backlog = int(LIMITS["sales"] * (seconds + _STARTED_S))
-    await fill_log(settings_of(folder, sandbox.url), orders(backlog))
-    limits = ",".join(f"{lane}={limit:g}" for lane, limit in LIMITS.items())
-    with RelayProcess(folder, sandbox.url, {"RELAY_SPLIO_LIMITS": limits}) as relay:
+    await fill_log(settings_of(folder, sandbox.url), backlog(seconds))
+    with RelayProcess(folder, sandbox.url, SETTINGS) as relay:
+        return await watch(sandbox, [relay], seconds)
+
+
+def backlog(seconds: float) -> Iterator[bytes]:
+    """Orders that outlast the run."""
+    return orders(int(LIMITS["sales"] * (seconds + _STARTED_S)))
+
+
+async def watch(sandbox: SandboxProcess, relays: Sequence[RelayProcess], seconds: float) -> Result:
+    """Start the processes and count what the sandbox admits once both lanes are busy."""
+    for relay in relays:
         relay.start()
-        await until(lambda: _has_begun(sandbox), what="both lanes are busy", timeout_s=_STARTED_S)
-        began_s, before = time.monotonic(), await sandbox.statement()
-        await asyncio.sleep(seconds)
-        took_s, after = time.monotonic() - began_s, await sandbox.statement()
+    await until(lambda: _has_begun(sandbox), what="both lanes are busy", timeout_s=_STARTED_S)
+    began_s, before = time.monotonic(), await sandbox.statement()
+    await asyncio.sleep(seconds)
+    took_s, after = time.monotonic() - began_s, await sandbox.statement()
+    for relay in relays:
         assert relay.exit_code() is None, relay.log_text()[-4000:]
     counts = {lane: count(after, lane) - count(before, lane) for lane in LIMITS}
     refused = after["rate_limited"] - before["rate_limited"]
@@ -87,13 +100,13 @@ def lane_of(operation: str) -> str:
     return "contacts" if subject == "contact" else "other"
 
 
-def rows(result: Result) -> Sequence[Row]:
-    """A row a busy lane, and one for 429."""
+def rows(result: Result, *, who: str = "") -> Sequence[Row]:
+    """A row a busy lane, and one for 429; `who` sent them."""
     return [
         *(
             Row(
                 what=f"requests admitted in lane `{lane}` over {result['seconds']:.0f} s "
-                "at Splio's documented limits",
+                f"at Splio's documented limits{who}",
                 goal="≥ 95 % of the limit",
                 figure=f"{measured['admitted'] / result['seconds']:.2f}/s",
                 peer=f"limit: {LIMITS[lane]:g}/s",
@@ -102,7 +115,7 @@ def rows(result: Result) -> Sequence[Row]:
             for lane, measured in result["lanes"].items()
         ),
         Row(
-            what="of these, refused with 429",
+            what=f"of these, refused with 429{who}",
             goal="< 0.1 %",
             figure=str(result["refused"]),
             peer="–",

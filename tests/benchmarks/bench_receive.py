@@ -5,7 +5,7 @@ Alternating runs against three servers (see `receive_servers`), 64 keep-alive co
 full-size example. Alone: `python -m tests.benchmarks.bench_receive [--json]`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -27,8 +27,7 @@ BODY = ROOT / "tests" / "fixtures" / "scayle" / "order-confirmed.json"
 
 def measure(*, folder: Path, servers: str, runs: int, seconds: float) -> Result:
     """Medians by server: requests per second, CPU per request, latency at half of that rate."""
-    body = folder / "body.json"
-    body.write_bytes(orjson.dumps(orjson.loads(BODY.read_bytes())))
+    body = write_body(folder)
     collected: dict[str, list[Result]] = {name: [] for name in servers.split(",")}
     for number in range(runs):
         for name, results in collected.items():
@@ -39,20 +38,37 @@ def measure(*, folder: Path, servers: str, runs: int, seconds: float) -> Result:
         "body_bytes": body.stat().st_size,
         "connections": CONNECTIONS,
         "runs": runs,
-        "servers": {
-            name: {what: median(result[what] for result in results) for what in results[0]}
-            for name, results in collected.items()
-        },
+        "servers": medians(collected),
+    }
+
+
+def write_body(folder: Path) -> Path:
+    """The file with the body that the load generator sends."""
+    body = folder / "body.json"
+    body.write_bytes(orjson.dumps(orjson.loads(BODY.read_bytes())))
+    return body
+
+
+def medians(collected: Mapping[str, Sequence[Result]]) -> dict[str, Result]:
+    """The median of every value, by name of who was measured."""
+    return {
+        name: {what: median(result[what] for result in results) for what in results[0]}
+        for name, results in collected.items()
     }
 
 
 def _run(name: str, folder: Path, body: Path, seconds: float) -> Result:
     with server(name, folder) as (port, process):
-        load(port, body, seconds=min(1.0, seconds))
-        before_s = cpu_s(process)
-        full = load(port, body, seconds=seconds)
-        used_s = cpu_s(process) - before_s
-        half = load(port, body, seconds=seconds, rate=full["rate"] / 2)
+        return measured(port, process, body, seconds)
+
+
+def measured(port: int, process: psutil.Process, body: Path, seconds: float) -> Result:
+    """What one server does at full speed, then at half of that."""
+    load(port, body, seconds=min(1.0, seconds))
+    before_s = cpu_s(process)
+    full = load(port, body, seconds=seconds)
+    used_s = cpu_s(process) - before_s
+    half = load(port, body, seconds=seconds, rate=full["rate"] / 2)
     return {
         "rate": full["rate"],
         "cpu_us": used_s / full["requests"] * 1e6,

@@ -20,18 +20,23 @@ from prometheus_client import Counter
 
 from service.domain.effects import Kind, Outcome
 from service.runtime import open_runtime
+from service.settings import Settings
+from service.stores import Role
 from service.telemetry.logs import configure_logs
 from tests.benchmarks.events import JSON, Requests, fill_log, orders, rendered, settings_of
 
-_AT_ONCE = 32
+AT_ONCE = 32
 _LOOK_S = 0.005
+_HEADERS = {**JSON, "Authorization": "Bearer x"}
 _WARM = 0.2  # the share of the backlog after which memory is looked at first
 
 
-async def ours(folder: Path, splio_url: str, count: int) -> dict[str, Any]:
-    """The service works off a log of `count` events."""
+async def ours(
+    settings: Settings, count: int, *, role: Role = Role.SERVE, skip: int = 0
+) -> dict[str, Any]:
+    """The service works off a log of `count` events; the clock starts after `skip` of them."""
     stop = asyncio.Event()
-    async with open_runtime(settings_of(folder, splio_url)) as runtime:
+    async with open_runtime(settings, role=role) as runtime:
         attempts = runtime.metrics.attempts
         applied = [attempts.labels(kind.value, Outcome.APPLIED.value) for kind in Kind]
         doubts = [attempts.labels(kind.value, Outcome.IN_DOUBT.value) for kind in Kind]
@@ -46,6 +51,9 @@ async def ours(folder: Path, splio_url: str, count: int) -> dict[str, Any]:
 
         began, cpu = time.perf_counter(), time.process_time()
         running = asyncio.create_task(runtime.run(stop))
+        if skip:
+            await reach(2 * skip)
+            began, cpu = time.perf_counter(), time.process_time()
         await reach(int(2 * count * _WARM))
         warm_mib = rss_mib()
         await reach(2 * count)
@@ -53,30 +61,35 @@ async def ours(folder: Path, splio_url: str, count: int) -> dict[str, Any]:
         end_mib = rss_mib()
         stop.set()
         await running
-    return {**speed(count, took, used), "rss_mib_at_20_percent": warm_mib, "rss_mib": end_mib}
+    measured = speed(count - skip, took, used)
+    return {**measured, "rss_mib_at_20_percent": warm_mib, "rss_mib": end_mib}
 
 
 async def loop(splio_url: str, count: int) -> dict[str, Any]:
     """The same requests, and nothing else."""
     requests = iter(list(rendered(orders(count))))
     async with aiohttp.ClientSession(
-        splio_url, connector=aiohttp.TCPConnector(limit=2 * _AT_ONCE)
+        splio_url, connector=aiohttp.TCPConnector(limit=2 * AT_ONCE)
     ) as session:
         began, cpu = time.perf_counter(), time.process_time()
         async with asyncio.TaskGroup() as group:
-            for _ in range(_AT_ONCE):
-                group.create_task(_send(session, requests))
+            for _ in range(AT_ONCE):
+                group.create_task(_send_all(session, requests))
         took, used = time.perf_counter() - began, time.process_time() - cpu
     return {**speed(count, took, used), "rss_mib": rss_mib()}
 
 
-async def _send(session: aiohttp.ClientSession, requests: Iterator[Requests]) -> None:
-    headers = {**JSON, "Authorization": "Bearer x"}
+async def _send_all(session: aiohttp.ClientSession, requests: Iterator[Requests]) -> None:
     for each in requests:
-        for request in (each.order, each.credit):
-            async with session.post(request.path, data=request.body, headers=headers) as reply:
-                await reply.read()
-                assert reply.status in (201, 202)
+        await send(session, each)
+
+
+async def send(session: aiohttp.ClientSession, requests: Requests) -> None:
+    """Both requests of one event, one after the other."""
+    for request in (requests.order, requests.credit):
+        async with session.post(request.path, data=request.body, headers=_HEADERS) as reply:
+            await reply.read()
+            assert reply.status in (201, 202)
 
 
 async def fill(folder: Path, count: int) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def main() -> None:
         configure_logs(log_format="json", level="INFO", stream=stream)
         match name:
             case "ours":
-                result = asyncio.run(ours(folder, splio_url, count))
+                result = asyncio.run(ours(settings_of(folder, splio_url), count))
             case "loop":
                 result = asyncio.run(loop(splio_url, count))
             case _:

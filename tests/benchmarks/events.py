@@ -1,7 +1,8 @@
 """The orders that benchmarks use: as SCAYLE's bodies, in the log, and as requests to Splio."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +17,15 @@ from service.configuration import planning_policy
 from service.domain.clock import SteadyClock
 from service.domain.effects import Kind, RenderedRequest, effect_key
 from service.domain.planning import Shop, contact_id
-from service.eventlog.sqlite import open_sqlite_log
 from service.sandbox.scayle import Shares, generate_orders
 from service.scayle.decode import decode_unreadable
 from service.scayle.webhook import UsedWebhook, read_webhook
 from service.settings import Settings, load_settings
 from service.splio.requests import SplioRenderer
+from service.stores import open_log
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import new_traceparent
-from tests.benchmarks.surroundings import environment
+from tests.benchmarks.surroundings import EMBEDDED, environment
 
 JSON: Final = {"Content-Type": "application/json"}
 FIRST_ORDER_ID: Final = 20_000_001
@@ -44,9 +45,9 @@ class Requests:
     credit: RenderedRequest
 
 
-def settings_of(folder: Path, splio_url: str) -> Settings:
-    """Embedded, limits off, on files in `folder`."""
-    return load_settings(environment(folder, splio_url), sandbox=True)
+def settings_of(folder: Path, splio_url: str, place: Mapping[str, str] = EMBEDDED) -> Settings:
+    """Limits off; embedded, on files in `folder`, where no `place` is named."""
+    return load_settings(environment(folder, splio_url, place), sandbox=True)
 
 
 def envelopes(count: int, *, first: int = FIRST_ORDER_ID) -> Iterator[dict[str, Any]]:
@@ -61,29 +62,38 @@ def orders(count: int, *, first: int = FIRST_ORDER_ID) -> Iterator[bytes]:
 
 async def fill_log(settings: Settings, bodies: Iterable[bytes]) -> None:
     """Put these webhooks on the log, as the receiver does."""
-    clock, metrics = SteadyClock(), Metrics(CollectorRegistry())
-    assert settings.log_path is not None
-    async with open_sqlite_log(settings.log_path, metrics=metrics, clock=clock) as log:
-        publisher = EventPublisher(log, metrics=metrics, tenant=settings.tenant, clock=clock)
-        waiting: set[asyncio.Task[str]] = set()
+    async with open_publisher(settings) as publish:
+        waiting: set[asyncio.Task[None]] = set()
         for body in bodies:
-            webhook = read_webhook(body)
-            assert isinstance(webhook, UsedWebhook)
-            task = asyncio.create_task(
-                publisher.publish_event(
-                    event_type=webhook.event_type,
-                    order_id=webhook.order_id,
-                    occurred_at=webhook.occurred_at,
-                    source_key=webhook.source_key,
-                    payload=webhook.payload,
-                    traceparent=new_traceparent(),
-                )
-            )
-            waiting.add(task)
+            waiting.add(asyncio.create_task(publish(body)))
             if len(waiting) >= _AT_ONCE:
                 await asyncio.gather(*waiting)
                 waiting.clear()
         await asyncio.gather(*waiting)
+
+
+@asynccontextmanager
+async def open_publisher(
+    settings: Settings,
+) -> AsyncIterator[Callable[[bytes], Coroutine[None, None, None]]]:
+    """Puts one webhook on the log, as the receiver does; returns once it is there."""
+    clock, metrics = SteadyClock(), Metrics(CollectorRegistry())
+    async with open_log(settings, metrics=metrics, clock=clock, receives=False) as log:
+        publisher = EventPublisher(log.writer, metrics=metrics, tenant=settings.tenant, clock=clock)
+
+        async def publish(body: bytes) -> None:
+            webhook = read_webhook(body)
+            assert isinstance(webhook, UsedWebhook)
+            await publisher.publish_event(
+                event_type=webhook.event_type,
+                order_id=webhook.order_id,
+                occurred_at=webhook.occurred_at,
+                source_key=webhook.source_key,
+                payload=webhook.payload,
+                traceparent=new_traceparent(),
+            )
+
+        yield publish
 
 
 def rendered(bodies: Iterable[bytes]) -> Iterator[Requests]:

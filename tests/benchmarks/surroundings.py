@@ -8,13 +8,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
 import psutil
 
+from service.stores import Role
 from tests.harness.child_process import ROOT, ChildProcess
 from tests.harness.sandbox_process import SandboxProcess
+
+EMBEDDED: Final[Mapping[str, str]] = MappingProxyType({})
 
 # Short, so that what a kill left in doubt is soon looked up.
 _SERVICE: Final = {
@@ -26,8 +30,14 @@ _SERVICE: Final = {
 }
 
 
-def environment(folder: Path, splio_url: str) -> dict[str, str]:
-    """Settings of a service on its own files, on any ports, with no limits."""
+def environment(
+    folder: Path, splio_url: str, place: Mapping[str, str] = EMBEDDED
+) -> dict[str, str]:
+    """
+    Settings of a service on any ports, with no limits.
+
+    `place` names log and ledger where they are not files in `folder`.
+    """
     return {
         "RELAY_HTTP_PORT": "0",
         "RELAY_OPERATIONS_PORT": "0",
@@ -37,6 +47,7 @@ def environment(folder: Path, splio_url: str) -> dict[str, str]:
         "RELAY_SPLIO_LIMITS": "off",
         "RELAY_REQUEST_TIMEOUT": "3s",
         "RELAY_DISK_RESERVE": "1MiB",
+        **place,
     }
 
 
@@ -113,11 +124,23 @@ def sandbox_process(folder: Path, **settings: Any) -> Iterator[SandboxProcess]:
 
 
 class RelayProcess(ChildProcess):
-    """`loyalty-relay serve` on its files in `folder`; started anew it goes on there."""
+    """
+    `loyalty-relay serve`, or another role, on its files in `folder` unless `settings` name
+    another place; started anew it goes on there. `name` tells several in one folder apart.
+    """
 
-    def __init__(self, folder: Path, splio_url: str, settings: Mapping[str, str]) -> None:
-        super().__init__("service", log_path=folder / "service.log")
+    def __init__(
+        self,
+        folder: Path,
+        splio_url: str,
+        settings: Mapping[str, str],
+        *,
+        role: Role = Role.SERVE,
+        name: str = "service",
+    ) -> None:
+        super().__init__("service", log_path=folder / f"{name}.log")
         self._environment = {**environment(folder, splio_url), **_SERVICE, **settings}
+        self._role = role
 
     def start(self) -> None:
-        self.spawn(["serve"], environment=self._environment)
+        self.spawn([self._role.value], environment=self._environment)

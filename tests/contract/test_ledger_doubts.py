@@ -6,7 +6,14 @@ import pytest
 
 from service.domain.effects import Kind, Lane, Outcome, State
 from service.domain.errors import WrongStateError
-from service.domain.ledger import Doubt, Ledger, LookUp, LookUpVerdict, Settlement
+from service.domain.ledger import (
+    Doubt,
+    Ledger,
+    LookUp,
+    LookUpVerdict,
+    Settlement,
+    SettleResult,
+)
 from service.domain.planning import Plan
 from tests.contract.ledger_fixture import (
     APPLIED,
@@ -342,4 +349,42 @@ async def test_a_credit_that_shows_before_it_was_ever_sent_is_looked_up(
     assert await ledger.claim(effect, lease_s=LEASE_S) is None
     (doubt,) = await ledger.doubts(limit=9)
     assert doubt.first_attempt_at_ms == clock.now_ms()
+    assert await ledger.record_look_up(doubt, LookUp(LookUpVerdict.FOUND)) is State.APPLIED
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RETRY, Outcome.REJECTED])
+async def test_a_credit_that_shows_during_a_resend_is_not_sent_once_more(
+    ledger: Ledger, records: Records, clock: FakeClock, outcome: Outcome
+) -> None:
+    """P2: the first attempt had booked it, so what the second one ended in says nothing."""
+    key = earn_key("7")
+    first = await in_doubt(ledger, records, earn_only("7"))
+    clock.advance(7_200)
+    (doubt,) = await ledger.doubts(limit=9)
+    await ledger.record_look_up(doubt, LookUp(LookUpVerdict.ABSENT))
+    second = await claim(ledger, first.effect)
+    await ledger.mark_seen([key], "page-1")
+    ended = Settlement(outcome, reason="rate_limited", due_at_ms=clock.now_ms())
+    assert await ledger.settle(second, ended) is SettleResult.SETTLED
+    assert await state_of(ledger, key) == "in_doubt"
+    assert (await ledger.list_dead_letters()).items == []
+    assert await ledger.claim(first.effect, lease_s=LEASE_S) is None
+    (doubt,) = await ledger.doubts(limit=9)
+    assert await ledger.record_look_up(doubt, LookUp(LookUpVerdict.FOUND)) is State.APPLIED
+
+
+@pytest.mark.parametrize("verdict", [LookUpVerdict.ABSENT, LookUpVerdict.HOLD])
+async def test_a_credit_that_shows_during_its_look_up_is_asked_for_again(
+    ledger: Ledger, records: Records, clock: FakeClock, verdict: LookUpVerdict
+) -> None:
+    """P2: it was absent when Splio was asked, and is there when the answer is recorded."""
+    taken = await in_doubt(ledger, records, earn_only("7"))
+    clock.advance(7_200)
+    (doubt,) = await ledger.doubts(limit=9)
+    await ledger.mark_seen([earn_key("7")], "page-1")
+    assert await ledger.record_look_up(doubt, LookUp(verdict)) is State.IN_DOUBT
+    assert await ledger.claim(taken.effect, lease_s=LEASE_S) is None
+    assert await ledger.doubts(limit=9) == []
+    clock.advance(CREDITS_VISIBLE_AFTER_S)
+    (doubt,) = await ledger.doubts(limit=9)
     assert await ledger.record_look_up(doubt, LookUp(LookUpVerdict.FOUND)) is State.APPLIED

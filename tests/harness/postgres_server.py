@@ -20,6 +20,7 @@ from tests.harness.ports import free_port
 
 _START_S: Final = 60
 _USER: Final = "relay"
+_DISK: Final = Path("/var/tmp")
 _CONFIGURATION: Final = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -41,12 +42,15 @@ class PostgresServer:
     One server on its own data and port; leaving the context kills it and removes the data.
 
     Args:
-        durable: with fsync, as in production; without, tests that only need SQL are quicker.
+        durable: with fsync, as in production, and on a disk; without, tests that only need SQL
+            are quicker.
     """
 
     def __init__(self, *, durable: bool) -> None:
         self._programs = _programs()
-        self._home = Path(tempfile.mkdtemp(prefix="relay-postgres-"))
+        # /tmp may be memory, where fsync is free.
+        parent = _DISK if durable and _DISK.is_dir() else None
+        self._home = Path(tempfile.mkdtemp(prefix="relay-postgres-", dir=parent))
         self._data = self._home / "data"
         self._log_path = self._home / "server.log"
         self.port = free_port()

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from prometheus_client import CollectorRegistry
 
 from service.domain.clock import SteadyClock
@@ -38,9 +38,16 @@ def plans_of(config: KafkaConfig, *, partitions: int = 4) -> list[TopicPlan]:
     return topic_plans(config, partitions=partitions, replication=1, min_insync=1)
 
 
-async def make_topics(config: KafkaConfig, *, partitions: int = 4) -> None:
-    """All topics, with leaders."""
+async def make_topics(
+    config: KafkaConfig, *, partitions: int = 4, settings: Mapping[str, str] | None = None
+) -> None:
+    """All topics, with leaders; with `settings` those of brokers and not of the plan."""
     plans = plans_of(config, partitions=partitions)
+    if settings is not None:
+        await make_unplanned(
+            config,
+            [NewTopic(p.name, p.partitions, 1, topic_configs=dict(settings)) for p in plans],
+        )
     await create_topics(config, plans)
     await wait_for_leaders(config, [plan.name for plan in plans], patience_s=20)
 
@@ -59,6 +66,17 @@ def open_log(
         step=step,
         **arguments,
     )
+
+
+async def make_unplanned(config: KafkaConfig, topics: Sequence[NewTopic]) -> None:
+    """Topics as no plan would have them."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=list(config.servers))
+    await admin.start()
+    try:
+        answer = await admin.create_topics(list(topics))
+        assert all(code == 0 for _, code, _ in answer.topic_errors), answer
+    finally:
+        await admin.close()
 
 
 async def delete_records(config: KafkaConfig, before: dict[Any, int]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.codec import has_zstd
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
@@ -167,6 +168,8 @@ async def test_a_batch_in_hand_is_finished_before_its_streams_go(
             lambda: value(metrics, "relay_log_rebalances_total", event="revoked") == 1,
             what="the streams are to go",
         )
+        began = time.monotonic()
+        await until(lambda: time.monotonic() - began > 1.0, what="a rebalance takes less")
         assert not opening.done()
         after = ledger.commit(records)
         assert after is not None
@@ -253,14 +256,16 @@ async def test_the_heartbeat_goes_on_while_intake_is_slow(
     config = config_of(kafka_server, session_timeout_s=1.0)
     await make_topics(config)
     async with open_log(config, metrics=metrics) as log, open_reader(log, Ledger()) as reader:
-        await append(log, range(5))
-        records = list(await first_records(reader))
+        # More than is fetched ahead, so that fetching stands still as well.
+        for number in range(14):
+            await log.append(order(number, size=900_000))
+        records = list(await reader.fetch(max_records=1, wait_s=10.0))
         began = time.monotonic()
         await until(lambda: time.monotonic() - began > 3.0, what="three sessions have passed")
         assert value(metrics, "relay_log_rebalances_total", event="lost") == 0
         assert value(metrics, "relay_log_rebalances_total", event="revoked") == 0
-        records += await read(reader, 5 - len(records))
-    assert Counter(record.key for record in records) == Counter(map(str, range(5)))
+        records += await read(reader, 14 - len(records))
+    assert Counter(record.key for record in records) == Counter(map(str, range(14)))
 
 
 async def test_a_static_member_that_restarts_moves_no_streams(
@@ -426,7 +431,7 @@ def with_checksum(batch: bytearray) -> bytes:
 
 
 async def test_poison_never_holds_up_its_stream_and_loses_nothing_beside_it(
-    kafka_server: KafkaServer, metrics: Metrics
+    kafka_server: KafkaServer, metrics: Metrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = config_of(kafka_server)
     await make_topics(config, partitions=1)
@@ -446,6 +451,9 @@ async def test_poison_never_holds_up_its_stream_and_loses_nothing_beside_it(
             await log.append(order(3))
             await append_raw(config, with_checksum(named))
             found = await read(reader, 12)
+            assert not await reader.fetch(max_records=1, wait_s=1.0)
+            looks = [r for r in caplog.records if r.message == "records.not_decoded"]
+            assert 1 <= len(looks) <= 2  # once for each, then reading goes on as ever
         async with open_reader(log) as again:  # and all of it at once
             assert await read(again, 12) == found
     assert [record.offset for record in found] == list(range(12))
@@ -491,3 +499,20 @@ def damage(directory: Path, *, at: bytes) -> None:
     assert len(runs) == 1
     content[runs[0] + 10] ^= 0xFF
     segment.write_bytes(content)
+
+
+@pytest.mark.skipif(has_zstd(), reason="this installation can read it")
+async def test_what_is_compressed_in_a_way_we_cannot_read_stands_still_and_is_never_passed_over(
+    kafka_server: KafkaServer, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = config_of(kafka_server)
+    await make_topics(config, partitions=1, settings={"compression.type": "zstd"})
+    async with open_log(config, metrics=metrics) as log:
+        await log.append(order(1, size=5000))
+        async with open_reader(log) as reader:
+            assert not await fetch_until(reader, lambda _: out_of_range(metrics) == 1)
+            assert not await reader.fetch(max_records=10, wait_s=0.5)
+            assert value(metrics, "relay_records_skipped_total") == 0
+            await reader.acknowledge({})
+    [line] = [r for r in caplog.records if r.message == "stream.not_readable"]
+    assert "zstd" in vars(line)["reason"]

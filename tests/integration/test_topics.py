@@ -1,9 +1,7 @@
 """Topics made, compared and described on a real broker, by the functions and by the command."""
 
-from collections.abc import Sequence
-
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from typer.testing import Result
 
 from service.eventlog.kafka_config import KafkaConfig
@@ -18,22 +16,12 @@ from service.eventlog.kafka_topics import (
 )
 from tests.harness.kafka_server import KafkaServer
 from tests.harness.ports import free_port
-from tests.integration.kafka_log import config_of, plans_of
+from tests.integration.kafka_log import config_of, make_unplanned, plans_of
 from tests.unit.cli.commands import objects, run
 
 _DAY_MS = 86_400_000
 ORDERS, UNREADABLE = "scayle.orders.v1", "scayle.unreadable.v1"
 SMALL = ("--partitions", "2", "--replication", "1", "--min-insync", "1")
-
-
-async def make(config: KafkaConfig, topics: Sequence[NewTopic]) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=list(config.servers))
-    await admin.start()
-    try:
-        answer = await admin.create_topics(list(topics))
-        assert all(code == 0 for _, code, _ in answer.topic_errors), answer
-    finally:
-        await admin.close()
 
 
 def topics(server: KafkaServer, config: KafkaConfig, *arguments: str) -> Result:
@@ -88,7 +76,7 @@ async def test_every_difference_is_named_in_a_line_of_its_own(kafka_server: Kafk
         "max.message.bytes": "5000",
         "compression.type": "zstd",
     }
-    await make(
+    await make_unplanned(
         config,
         [
             NewTopic(config.prefix + ORDERS, 1, 1, topic_configs=settings),

@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 from consumers.book_points import BookPoints
 from consumers.brake import BrakeRule
 from consumers.dispatcher import Dispatcher, DispatcherConfig
-from consumers.duties import AlwaysHeld
 from consumers.handlers import Handler
 from consumers.intake import BRAKE_NAME, Intake
 from consumers.look_up import LookUps
@@ -26,6 +25,7 @@ from service.ledger.sqlite import open_sqlite_ledger
 from service.operations import Operations
 from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
+from tests.fakes.duty import FakeDuty
 from tests.fakes.log import FakeLog
 from tests.fakes.remote_splio import RemoteSplio
 from tests.model.events import ModelPlanner
@@ -139,7 +139,7 @@ class Process:
             ledger,
             handlers,
             in_doubt=dispatcher.in_doubt,
-            duty=AlwaysHeld(),
+            duty=FakeDuty(),
             clock=world.clock,
             metrics=self.metrics,
             step=step,

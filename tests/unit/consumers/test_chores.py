@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from consumers.chores import Chores
-from consumers.duties import AlwaysHeld
 from service.domain.clock import SteadyClock
 from service.domain.effects import Kind, State
 from service.domain.ledger import PurgeReport, Tally
 from service.domain.ports import Step
 from service.telemetry.metrics import Metrics
+from tests.fakes.duty import FakeDuty
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.log import FakeLog
 from tests.fakes.metrics import value
@@ -36,7 +36,7 @@ class Bench:
         self.chores = Chores(
             log,
             ledger,
-            duty=AlwaysHeld(),
+            duty=FakeDuty(),
             observe=self._observe,
             on_storage=self.told.append,
             reserve_bytes=RESERVE,

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 import pytest
 
 from consumers.book_points import BookPoints
-from consumers.duties import AlwaysHeld
 from consumers.look_up import LookUps
 from consumers.post_order import PostOrder
 from service.domain.effects import Kind, State
@@ -26,6 +25,7 @@ from service.domain.ledger import LookUpVerdict
 from service.domain.ports import CreditPage, Operation, OrderComparison, OrderMatch, Step
 from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
+from tests.fakes.duty import FakeDuty
 from tests.fakes.ledger import FakeLedger, Row
 from tests.fakes.metrics import value
 from tests.fakes.splio import FakeSplio
@@ -50,7 +50,7 @@ class Bench:
                 Kind.EARN: BookPoints(splio, clock, card_patience_s=1, random_=chance),
             },
             in_doubt=self.in_doubt,
-            duty=AlwaysHeld(),
+            duty=FakeDuty(),
             clock=clock,
             metrics=metrics,
             step=self.steps.append,

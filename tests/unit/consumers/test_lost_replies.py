@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from consumers.book_points import BookPoints
-from consumers.duties import AlwaysHeld
 from consumers.look_up import LookUps
 from consumers.post_order import PostOrder
 from service.domain.effects import EffectKey, Kind, Lane, RenderedRequest, State
@@ -24,6 +23,7 @@ from service.domain.ports import (
 )
 from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
+from tests.fakes.duty import FakeDuty
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.splio import FakeSplio
 from tests.fakes.waiting import settle_down
@@ -119,7 +119,7 @@ def test_every_effect_is_booked_once_or_waits_for_a_person(
                 Kind.EARN: BookPoints(books, clock, card_patience_s=1, random_=chance),
             },
             in_doubt=dispatcher.in_doubt,
-            duty=AlwaysHeld(),
+            duty=FakeDuty(),
             clock=clock,
             metrics=metrics,
             step=lambda _: None,

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from consumers.duties import AlwaysHeld
 from consumers.outbox import BATCH, MAX_KEPT_BACK, OutboxPublisher
 from producers.notices import read_outcome
 from service.domain.effects import State
@@ -21,8 +20,9 @@ from service.domain.ports import Step, no_step
 from service.domain.records import PublicRecord, PublicTopic
 from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
+from tests.fakes.duty import FakeDuty
 from tests.fakes.metrics import value
-from tests.fakes.outbox import FakeDuty, FakeOutboxLedger, FakePublicLog
+from tests.fakes.outbox import FakeOutboxLedger, FakePublicLog
 from tests.fakes.waiting import settle_down, until
 from tests.unit.builders import make_dead_letter_notice, make_outcome
 
@@ -358,10 +358,6 @@ async def test_only_the_process_with_the_duty_publishes(bench: Bench) -> None:
 
     assert bench.orders() == ["1"]
     assert bench.duty.asked >= 6, "before each round"
-
-
-async def test_the_only_process_always_has_the_duty() -> None:
-    assert await AlwaysHeld().held()
 
 
 async def test_stop_ends_a_search_for_refusals_with_the_notice_in_hand(bench: Bench) -> None:

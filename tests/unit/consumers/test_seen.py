@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from consumers.duties import AlwaysHeld
 from consumers.seen import SeenReader
 from service.domain.errors import RetryableError
 from service.domain.ports import CreditPage, Operation, Step
+from tests.fakes.duty import FakeDuty
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.splio import FakeSplio
 from tests.fakes.waiting import until
@@ -21,7 +21,7 @@ async def running(ledger: FakeLedger, splio: FakeSplio) -> AsyncIterator[deque[S
     steps: deque[Step] = deque()
     stop = asyncio.Event()
     reader = SeenReader(
-        ledger, splio, duty=AlwaysHeld(), tenant="main", step=steps.append, every_s=0, idle_s=0
+        ledger, splio, duty=FakeDuty(), tenant="main", step=steps.append, every_s=0, idle_s=0
     )
     task = asyncio.create_task(reader.run(stop))
     try:

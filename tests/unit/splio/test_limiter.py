@@ -297,9 +297,9 @@ class SharedSchedule(MemorySchedule):
         self._latency_s = latency_s
         self._wait = clock.sleep
 
-    async def reserve(self, lane: Lane) -> float:
+    async def reserve(self, lane: Lane, *, room_s: float = 0.0) -> float:
         await self._wait(self._latency_s / 2)
-        slot_in_s = await super().reserve(lane)
+        slot_in_s = await super().reserve(lane, room_s=room_s)
         await self._wait(self._latency_s / 2)
         return max(0.0, slot_in_s - self._latency_s / 2)
 
@@ -354,6 +354,24 @@ def test_two_processes_never_exceed_the_limit_together(
         assert bench.most_in_a_second() <= limit
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("latency_s", "share"), [(0.03, 0.75), (0.06, 0.55), (0.15, 0.3)])
+async def test_a_schedule_far_away_slows_down_and_does_not_stop(
+    latency_s: float, share: float
+) -> None:
+    """P6: a slot that is known less exactly takes more room, and is used all the same."""
+    bench = SharedBench(10.0, latency_s)
+    await bench.measure([0.01], seconds=20)
+    assert len(bench.written) / 20 >= share * 10.0
+    assert bench.most_in_a_second() <= 10
+
+
+async def test_what_other_processes_of_ours_take_slows_no_lane_down() -> None:
+    """P6: Splio's headers count all of us, and this process only its own."""
+    bench = SharedBench(10.0, 0.004)
+    (limiter, _) = bench.limiters
+    assert not await limiter.compare_left(LANE, left=0, asked_at_s=bench.clock.monotonic_s())
 
 
 @pytest.mark.parametrize("limit", [10.0, 20.0])
