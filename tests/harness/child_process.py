@@ -94,7 +94,7 @@ class ChildProcess:
         """All it wrote, over all starts."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
-    async def wait_answer(self, url: str, *, timeout_s: float = 20.0) -> None:
+    async def wait_answer(self, url: str, *, timeout_s: float = 60.0) -> None:
         """
         Wait until `url` answers 200.
 

@@ -1,21 +1,26 @@
 """Looks into a service's log and ledger from outside, while it runs or after it was killed."""
 
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
+from producers.notices import read_outcome
 from service.domain.effects import OPEN_STATES, SETTLED_STATES
-from service.domain.records import Topic
+from service.domain.records import PublicTopic, Topic
 
 _OFFSET_BITS: Final = 48  # of a record's position in the log; above them is its stream
 
 _OPEN: Final = f"SELECT count(*) FROM effects WHERE state IN {tuple(map(str, OPEN_STATES))}"
+_SETTLED: Final = (
+    f"SELECT effect_key, state FROM effects WHERE state IN {tuple(map(str, SETTLED_STATES))}"
+)
+_NOTICES: Final = "SELECT count(*) FROM outbox"
 _PLANNED: Final = "SELECT order_key FROM orders"
 _ENDS: Final = f"""
     SELECT topic, partition, max(first_offset, coalesce(
@@ -103,9 +108,13 @@ class PostgresView:
 
 
 class LogView(Protocol):
-    """One log: where each stream ends."""
+    """One log: where each stream ends, and what downstream services find."""
 
     async def ends(self) -> Positions: ...
+
+    async def outcomes(self) -> set[tuple[str, str]] | None:
+        """The published outcomes, as (effect key, outcome); None where nobody can read them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,9 @@ class SqliteLogView:
         rows = SqliteView(self.path).rows(_ENDS)
         return {(topic, number): end for topic, number, end in rows}
 
+    async def outcomes(self) -> None:
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class KafkaLogView:
@@ -127,18 +139,34 @@ class KafkaLogView:
     prefix: str
 
     async def ends(self) -> Positions:
-        consumer = AIOKafkaConsumer(bootstrap_servers=list(self.servers))
-        await consumer.start()
+        names = {self.prefix + topic.value: topic.value for topic in Topic}
+        async with self._reader(*names) as reader:
+            ends = await reader.end_offsets(reader.assignment())
+            return {(names[at.topic], at.partition): end for at, end in ends.items()}
+
+    async def outcomes(self) -> set[tuple[str, str]]:
+        async with self._reader(self.prefix + PublicTopic.OUTCOMES.value) as reader:
+            ends = await reader.end_offsets(reader.assignment())
+            left = {at for at, end in ends.items() if end}
+            found: set[tuple[str, str]] = set()
+            while left:
+                for records in (await reader.getmany(timeout_ms=500)).values():
+                    outcomes = map(read_outcome, (record.value for record in records))
+                    found.update((each.effect_key, each.outcome.value) for each in outcomes)
+                left = {at for at in left if await reader.position(at) < ends[at]}
+            return found
+
+    @asynccontextmanager
+    async def _reader(self, *topics: str) -> AsyncIterator[Any]:
+        """Of these topics from their beginning, in no group."""
+        reader = AIOKafkaConsumer(
+            *topics, bootstrap_servers=list(self.servers), auto_offset_reset="earliest"
+        )
+        await reader.start()
         try:
-            partitions = {
-                TopicPartition(self.prefix + topic.value, number): (topic.value, number)
-                for topic in Topic
-                for number in consumer.partitions_for_topic(self.prefix + topic.value) or ()
-            }
-            ends = await consumer.end_offsets(list(partitions))
-            return {partitions[partition]: end for partition, end in ends.items()}
+            yield reader
         finally:
-            await consumer.stop()
+            await reader.stop()
 
 
 def count_open(ledger: LedgerView) -> int:
@@ -150,6 +178,17 @@ def count_open(ledger: LedgerView) -> int:
 def planned_orders(ledger: LedgerView) -> set[str]:
     """Ids of the orders that the ledger knows."""
     return {order_key for (order_key,) in ledger.rows(_PLANNED)}
+
+
+def settled_effects(ledger: LedgerView) -> set[tuple[str, str]]:
+    """Key and state of the effects that are settled."""
+    return {(key, state) for key, state in ledger.rows(_SETTLED)}
+
+
+def count_notices(ledger: LedgerView) -> int:
+    """Notices that downstream services were not told yet."""
+    ((count,),) = ledger.rows(_NOTICES)
+    return int(count)
 
 
 async def backlog(log: LogView, ledger: LedgerView) -> int:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,23 @@ from tests.harness.postgres_server import PostgresServer
 
 PARTITIONS = 4
 _LEADERS_S = 20.0
+
+
+class Stores(StrEnum):
+    """A log and a ledger that work together; processes share them when both are servers."""
+
+    EMBEDDED = "sqlite-sqlite"
+    SERVERS = "kafka-postgres"
+    LEDGER_ON_SERVER = "sqlite-postgres"
+    LOG_ON_SERVER = "kafka-sqlite"
+
+    @property
+    def log(self) -> Literal["sqlite", "kafka"]:
+        return "kafka" if self in {Stores.SERVERS, Stores.LOG_ON_SERVER} else "sqlite"
+
+    @property
+    def ledger(self) -> Literal["sqlite", "postgres"]:
+        return "postgres" if self in {Stores.SERVERS, Stores.LEDGER_ON_SERVER} else "sqlite"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,17 @@ _LOOK_S: Final = 0.02
 
 
 async def until(
-    condition: Callable[[], object | Awaitable[object]], *, what: str, timeout_s: float = 15.0
+    condition: Callable[[], object | Awaitable[object]],
+    *,
+    what: str,
+    timeout_s: float = 15.0,
+    every_s: float = _LOOK_S,
 ) -> None:
     """
     Wait until `condition`, which may be a coroutine function, is true.
 
+    Args:
+        every_s: between two looks; longer where a look costs something.
     Raises: AssertionError naming `what` when it takes too long.
     """
     try:
@@ -22,6 +28,6 @@ async def until(
                 found = condition()
                 if await found if isawaitable(found) else found:
                     return
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(every_s)
     except TimeoutError:
         raise AssertionError(f"not within {timeout_s:g} s: {what}") from None
