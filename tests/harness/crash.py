@@ -12,14 +12,11 @@ from service.sandbox.deliveries import DeliveryPlan, DeliveryReport, deliver
 from service.sandbox.faults import FaultRule
 from service.sandbox.scayle import generate_orders
 from service.sandbox.splio import SplioSandbox, SplioSandboxSettings, open_splio_sandbox
-from tests.harness.account import compare, earned_by_card, points_by_card
-from tests.harness.files import assert_ledger_is_sound, backlog, count_open, planned_orders
+from tests.harness.judgement import assert_exact, wait_settled
 from tests.harness.service_process import PASSWORD, USER, ServiceProcess
-from tests.harness.waiting import until
 
 VISIBLE_AFTER_S: Final = 0.3  # at the sandbox, well within what the service allows for
 _REACH_S: Final = 30.0
-_REST_S: Final = 30.0
 
 LOST_REPLIES: Final = (
     FaultRule("credit", "lost_reply", count=4, skip=3),
@@ -107,23 +104,6 @@ async def _deliver(
     return await deliver(service.webhook_url, envelopes, user=USER, password=PASSWORD, plan=plan)
 
 
-async def _rest(service: ServiceProcess, report: DeliveryReport) -> None:
-    accepted = {order.order_id for order in report.accepted}
-    await service.wait_ready()
-
-    async def is_done() -> bool:
-        return (
-            planned_orders(service.place.ledger) >= accepted
-            and not count_open(service.place.ledger)
-            and not await backlog(service.place.log, service.place.ledger)
-        )
-
-    try:
-        await until(is_done, what="everything is settled", timeout_s=_REST_S)
-    except AssertionError as error:
-        raise AssertionError(f"{error}\n{service.log_text()[-6000:]}") from None
-
-
 async def _judge(
     service: ServiceProcess,
     sandbox: SplioSandbox,
@@ -131,12 +111,11 @@ async def _judge(
     report: DeliveryReport,
 ) -> None:
     assert not report.given_up
-    assert len(report.accepted) == len(envelopes)
     accepted = {order.order_id for order in report.accepted}
-    orders, credits_ = await sandbox.orders(), await sandbox.credits()
-    compare(envelopes, accepted=accepted, orders=orders, credits_=credits_).assert_balances()
-    assert points_by_card(credits_) == earned_by_card(envelopes)
-    statement = await sandbox.statement()
-    # Also a refused repeat would show that it was sent without having been looked up.
-    assert statement["orders_posted_twice"] == 0
-    assert_ledger_is_sound(service.place.ledger)
+    await assert_exact(service.place.ledger, sandbox, envelopes, accepted=accepted)
+
+
+async def _rest(service: ServiceProcess, report: DeliveryReport) -> None:
+    accepted = {order.order_id for order in report.accepted}
+    await service.wait_ready()
+    await wait_settled(service.place, accepted, log_text=service.log_text)

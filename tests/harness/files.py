@@ -1,12 +1,14 @@
 """Looks into a service's log and ledger from outside, while it runs or after it was killed."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -139,6 +141,27 @@ class KafkaLogView:
             return {partitions[partition]: end for partition, end in ends.items()}
         finally:
             await consumer.stop()
+
+    async def events(self, topic: Topic) -> Mapping[str, Sequence[str]]:
+        """The ids of all events of a topic, by key, as they lie there."""
+        consumer = AIOKafkaConsumer(bootstrap_servers=list(self.servers), enable_auto_commit=False)
+        await consumer.start()
+        found: dict[str, list[str]] = defaultdict(list)
+        try:
+            name = self.prefix + topic.value
+            partitions = [
+                TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()
+            ]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning()
+            ends = await consumer.end_offsets(partitions)
+            while any([await consumer.position(each) < ends[each] for each in partitions]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        found[record.key.decode()].append(orjson.loads(record.value)["event_id"])
+        finally:
+            await consumer.stop()
+        return found
 
 
 def count_open(ledger: LedgerView) -> int:

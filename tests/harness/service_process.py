@@ -57,7 +57,7 @@ class ServiceProcess(ChildProcess):
         self._marker_path = directory / f"{name}.killed"
         self._http_port = free_port()
         self._operations_port = free_port()
-        self._environment = {
+        self.environment = {
             **_SHORT_WAITS,
             "RELAY_HTTP_PORT": str(self._http_port),
             "RELAY_OPERATIONS_PORT": str(self._operations_port),
@@ -95,7 +95,7 @@ class ServiceProcess(ChildProcess):
         arguments = [self._role.value]
         if kill_at is not None:
             arguments += ["--kill-at", kill_at, str(nth), str(self._marker_path)]
-        self.spawn(arguments, environment={**self._environment, **(settings or {})})
+        self.spawn(arguments, environment={**self.environment, **(settings or {})})
 
     async def wait_ready(self) -> None:
         await self.wait_answer(f"{self.operations_url}/readyz")
