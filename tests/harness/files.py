@@ -2,15 +2,15 @@
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import orjson
 import psycopg
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from service.domain.effects import OPEN_STATES, SETTLED_STATES
 from service.domain.records import Topic
@@ -129,39 +129,35 @@ class KafkaLogView:
     prefix: str
 
     async def ends(self) -> Positions:
-        consumer = AIOKafkaConsumer(bootstrap_servers=list(self.servers))
-        await consumer.start()
-        try:
-            partitions = {
-                TopicPartition(self.prefix + topic.value, number): (topic.value, number)
-                for topic in Topic
-                for number in consumer.partitions_for_topic(self.prefix + topic.value) or ()
-            }
-            ends = await consumer.end_offsets(list(partitions))
-            return {partitions[partition]: end for partition, end in ends.items()}
-        finally:
-            await consumer.stop()
+        topics = {self.prefix + topic.value: topic.value for topic in Topic}
+        async with self._consumer(*topics) as consumer:
+            ends = await consumer.end_offsets(consumer.assignment())
+            return {(topics[each.topic], each.partition): end for each, end in ends.items()}
 
     async def events(self, topic: Topic) -> Mapping[str, Sequence[str]]:
         """The ids of all events of a topic, by key, as they lie there."""
-        consumer = AIOKafkaConsumer(bootstrap_servers=list(self.servers), enable_auto_commit=False)
-        await consumer.start()
         found: dict[str, list[str]] = defaultdict(list)
-        try:
-            name = self.prefix + topic.value
-            partitions = [
-                TopicPartition(name, number) for number in consumer.partitions_for_topic(name) or ()
-            ]
-            consumer.assign(partitions)
-            await consumer.seek_to_beginning()
+        async with self._consumer(self.prefix + topic.value) as consumer:
+            partitions = consumer.assignment()
             ends = await consumer.end_offsets(partitions)
             while any([await consumer.position(each) < ends[each] for each in partitions]):
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     for record in records:
                         found[record.key.decode()].append(orjson.loads(record.value)["event_id"])
+        return found
+
+    @asynccontextmanager
+    async def _consumer(self, *topics: str) -> AsyncIterator[Any]:
+        """All partitions of these topics, from their beginning, outside of any group."""
+        consumer = AIOKafkaConsumer(
+            *topics, bootstrap_servers=list(self.servers), auto_offset_reset="earliest"
+        )
+        await consumer.start()
+        try:
+            assert consumer.assignment()
+            yield consumer
         finally:
             await consumer.stop()
-        return found
 
 
 def count_open(ledger: LedgerView) -> int:
