@@ -20,6 +20,8 @@ from tests.harness.ports import free_port
 
 _START_S: Final = 60
 _USER: Final = "relay"
+# What it says while it starts, or makes up for having been killed.
+_NOT_YET: Final = ("refused", "starting up", "not yet accepting", "recovery mode")
 _CONFIGURATION: Final = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -185,7 +187,7 @@ class PostgresServer:
                     connection.execute("SELECT 1")
                     return
             except psycopg.OperationalError as error:
-                if "starting up" not in str(error) and "refused" not in str(error):
+                if not any(state in str(error) for state in _NOT_YET):
                     raise
 
 
