@@ -1,5 +1,6 @@
 """
 `python -m tests.faults.launcher ROLE [--kill-at STEP N MARKER]`: the service, killed at a step.
+With `--freeze-at` it stands still there instead (SIGSTOP), until it is told to go on.
 
 The hook is an argument of `open_runtime` that nobody else passes.
 """
@@ -28,8 +29,11 @@ _BRISK = Pace(
 )
 
 
-def kill_at(step: Step, *, nth: int, marker_path: str) -> StepHook:
-    """A hook that ends the process with SIGKILL the `nth` time that it gets to `step`."""
+_SIGNALS = {"--kill-at": signal.SIGKILL, "--freeze-at": signal.SIGSTOP}
+
+
+def hit_at(step: Step, *, nth: int, marker_path: str, number: signal.Signals) -> StepHook:
+    """A hook that sends the process a signal the `nth` time that it gets to `step`."""
     lock = threading.Lock()
     marker = os.open(marker_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     passed = 0
@@ -43,7 +47,7 @@ def kill_at(step: Step, *, nth: int, marker_path: str) -> StepHook:
             passed += 1
             if passed == nth:
                 os.write(marker, f"{step.value} {nth}".encode())
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     return hook
 
@@ -62,8 +66,8 @@ def main(arguments: list[str]) -> int:
     hook: StepHook = no_step
     role, *crash = arguments
     if crash:
-        _, step, nth, marker_path = crash
-        hook = kill_at(Step(step), nth=int(nth), marker_path=marker_path)
+        how, step, nth, marker_path = crash
+        hook = hit_at(Step(step), nth=int(nth), marker_path=marker_path, number=_SIGNALS[how])
     death = asyncio.run(_serve(Role(role), hook))
     return 0 if death is None else 1
 

@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from service.domain.ports import Step
 from service.stores import Role
 from tests.harness.child_process import ChildProcess, ProcessEndedError
@@ -81,6 +83,7 @@ class ServiceProcess(ChildProcess):
         self,
         *,
         kill_at: Step | None = None,
+        freeze_at: Step | None = None,
         nth: int = 1,
         settings: Mapping[str, str] | None = None,
     ) -> None:
@@ -89,12 +92,14 @@ class ServiceProcess(ChildProcess):
 
         Args:
             kill_at: the step at which it kills itself, the `nth` time that it gets there.
+            freeze_at: the same, but it stands still until it gets SIGCONT.
             settings: what differs from before, for this start.
         """
         self._marker_path.unlink(missing_ok=True)
         arguments = [self._role.value]
-        if kill_at is not None:
-            arguments += ["--kill-at", kill_at, str(nth), str(self._marker_path)]
+        for option, step in (("--kill-at", kill_at), ("--freeze-at", freeze_at)):
+            if step is not None:
+                arguments += [option, step, str(nth), str(self._marker_path)]
         self.spawn(arguments, environment={**self.environment, **(settings or {})})
 
     async def wait_ready(self) -> None:
@@ -108,3 +113,7 @@ class ServiceProcess(ChildProcess):
     def killed_at(self) -> str | None:
         """The step and count at which it killed itself last, such as `request_sent 12`."""
         return self._marker_path.read_text() if self._marker_path.exists() else None
+
+    def is_frozen(self) -> bool:
+        """Whether every thread of it stands still."""
+        return psutil.Process(self.process_id).status() == psutil.STATUS_STOPPED
