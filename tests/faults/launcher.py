@@ -1,6 +1,7 @@
 """
 `python -m tests.faults.launcher ROLE [--kill-at STEP N MARKER]`: the service, killed at a step.
 With `--freeze-at` it stands still there instead (SIGSTOP), until it is told to go on.
+With `--keep-log` it removes nothing from an embedded log that was read.
 
 The hook is an argument of `open_runtime` that nobody else passes.
 """
@@ -10,12 +11,14 @@ import os
 import signal
 import sys
 import threading
+from argparse import ArgumentParser
+from dataclasses import replace
 
 from service.domain.ports import Step, StepHook, no_step
 from service.domain.records import Topic
 from service.runtime import Pace, open_runtime
 from service.settings import load_settings
-from service.stores import Role
+from service.stores import DEFAULT_RETENTION_S, Role
 from service.supervisor import Death
 from service.telemetry.logs import configure_logs
 
@@ -29,7 +32,7 @@ _BRISK = Pace(
 )
 
 
-_SIGNALS = {"--kill-at": signal.SIGKILL, "--freeze-at": signal.SIGSTOP}
+_SIGNALS = {"kill_at": signal.SIGKILL, "freeze_at": signal.SIGSTOP}
 
 
 def hit_at(step: Step, *, nth: int, marker_path: str, number: signal.Signals) -> StepHook:
@@ -52,23 +55,30 @@ def hit_at(step: Step, *, nth: int, marker_path: str, number: signal.Signals) ->
     return hook
 
 
-async def _serve(role: Role, step: StepHook) -> Death | None:
+async def _serve(role: Role, step: StepHook, pace: Pace) -> Death | None:
     settings = load_settings(os.environ, takes_webhooks=role.receives, takes_effect=role.consumes)
     configure_logs(log_format=settings.log_format, level=settings.log_level.upper())
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    async with open_runtime(settings, role=role, step=step, pace=_BRISK) as runtime:
+    async with open_runtime(settings, role=role, step=step, pace=pace) as runtime:
         return await runtime.run(stop)
 
 
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM (0), the death of a worker (1) or the step."""
+    parser = ArgumentParser()
+    parser.add_argument("role", type=Role)
+    for option in _SIGNALS:
+        parser.add_argument(f"--{option.replace('_', '-')}", nargs=3)
+    parser.add_argument("--keep-log", action="store_true")
+    chosen = vars(parser.parse_args(arguments))
     hook: StepHook = no_step
-    role, *crash = arguments
-    if crash:
-        how, step, nth, marker_path = crash
-        hook = hit_at(Step(step), nth=int(nth), marker_path=marker_path, number=_SIGNALS[how])
-    death = asyncio.run(_serve(Role(role), hook))
+    for option, number in _SIGNALS.items():
+        if chosen[option] is not None:
+            step, nth, marker_path = chosen[option]
+            hook = hit_at(Step(step), nth=int(nth), marker_path=marker_path, number=number)
+    pace = replace(_BRISK, log_retention_s=DEFAULT_RETENTION_S) if chosen["keep_log"] else _BRISK
+    death = asyncio.run(_serve(chosen["role"], hook, pace))
     return 0 if death is None else 1
 
 

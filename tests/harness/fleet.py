@@ -1,7 +1,7 @@
 """Processes of the service on one log and one ledger, and the Splio that they talk to."""
 
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from tests.harness.judgement import assert_exact, wait_settled
 from tests.harness.load import Load
 from tests.harness.place import Place
 from tests.harness.relay import Answer, running_sandbox
-from tests.harness.service_process import PASSWORD, USER, ServiceProcess
+from tests.harness.service_process import OPERATOR_PASSWORD, PASSWORD, USER, ServiceProcess
 
 _VISIBLE_AFTER_S: Final = 0.3  # at the sandbox, well within what the service allows for
 _ANSWER_S: Final = 30.0
@@ -42,7 +42,12 @@ class Fleet:
         self._commands = 0
 
     def add(
-        self, role: Role, *, name: str | None = None, settings: Mapping[str, str] | None = None
+        self,
+        role: Role,
+        *,
+        name: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        keeps_log: bool = False,
     ) -> ServiceProcess:
         """One more process, not started."""
         process = ServiceProcess(
@@ -52,6 +57,7 @@ class Fleet:
             place=self.place,
             role=role,
             name=name or f"{role}-{len(self.processes)}",
+            keeps_log=keeps_log,
         )
         self.processes.append(self._stack.enter_context(process))
         return process
@@ -93,6 +99,15 @@ class Fleet:
         async with self._session.get(f"{process.operations_url}/readyz") as response:
             return Answer(response.status, response.headers, await response.read())
 
+    async def operate(self, process: ServiceProcess, method: str, path: str) -> Answer:
+        """A call of the operations API, as the operator."""
+        async with self._session.request(
+            method,
+            f"{process.operations_url}{path}",
+            headers={"Authorization": aiohttp.encode_basic_auth("operator", OPERATOR_PASSWORD)},
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
     async def metric(self, process: ServiceProcess, sample: str) -> float:
         """The value of a sample as it is written, labels included; 0 when there is none."""
         async with self._session.get(f"{process.operations_url}/metrics") as response:
@@ -112,14 +127,20 @@ class Fleet:
             self.place, accepted_by(*loads), log_text=self.log_text, timeout_s=timeout_s
         )
 
-    async def assert_exact(self, *loads: Load, posted_twice: int = 0) -> None:
-        """The loads are at Splio once, and nothing else is."""
+    async def assert_exact(
+        self,
+        *loads: Load,
+        posted_twice: int = 0,
+        set_aside: Collection[tuple[str, str]] = (),
+    ) -> None:
+        """The loads are at Splio once, and nothing else is; see `judgement.assert_exact`."""
         await assert_exact(
             self.place.ledger,
             self.sandbox,
             [envelope for load in loads for envelope in load.envelopes],
             accepted=accepted_by(*loads),
             posted_twice=posted_twice,
+            set_aside=set_aside,
         )
 
     async def stop(self) -> None:

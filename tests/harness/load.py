@@ -94,6 +94,12 @@ class Load:
             timeout_s=timeout_s,
         )
 
+    async def all(self) -> None:
+        """Wait until all envelopes of a list are delivered."""
+        assert self._task is not None
+        await asyncio.wait((self._task,))
+        self._task.result()
+
     @property
     def report(self) -> DeliveryReport:
         """What came of it, once the context was left."""

@@ -76,6 +76,17 @@ class PostgresServer:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.address(name)
 
+    def replace(self, address: str, *, by: str) -> None:
+        """
+        Put the database at the address `by` where the one at `address` is, which is lost.
+
+        Whoever is connected to the lost one is disconnected, and connects to the other.
+        """
+        lost, found = (each.rpartition("/")[2] for each in (address, by))
+        with self.connection() as connection:
+            connection.execute(f'DROP DATABASE "{lost}" WITH (FORCE)')
+            connection.execute(f'ALTER DATABASE "{found}" RENAME TO "{lost}"')
+
     @contextmanager
     def connection(self, database: str = "postgres") -> Iterator[psycopg.Connection]:
         """A connection in autocommit mode."""

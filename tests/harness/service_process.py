@@ -39,6 +39,8 @@ class ServiceProcess(ChildProcess):
         directory: of its output, and of log and ledger where no `place` is given.
         place: where log and ledger are.
         role: serve, receive or consume.
+        keeps_log: whether an embedded log keeps what was read, as it does for a week outside of
+            tests.
         name: tells the processes of one test apart.
     """
 
@@ -51,11 +53,13 @@ class ServiceProcess(ChildProcess):
         place: Place | None = None,
         role: Role = Role.SERVE,
         name: str = "service",
+        keeps_log: bool = False,
     ) -> None:
         super().__init__("tests.faults.launcher", log_path=directory / f"{name}.log")
         self.directory = directory
         self.place = place or files_in(directory)
         self._role = role
+        self._keeps_log = keeps_log
         self._marker_path = directory / f"{name}.killed"
         self._http_port = free_port()
         self._operations_port = free_port()
@@ -100,6 +104,8 @@ class ServiceProcess(ChildProcess):
         for option, step in (("--kill-at", kill_at), ("--freeze-at", freeze_at)):
             if step is not None:
                 arguments += [option, step, str(nth), str(self._marker_path)]
+        if self._keeps_log:
+            arguments.append("--keep-log")
         self.spawn(arguments, environment={**self.environment, **(settings or {})})
 
     async def wait_ready(self) -> None:
