@@ -1,9 +1,10 @@
 """A ledger is put back from a copy, or lost: the service refuses it until it was recovered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Self
 
 import pytest
 
@@ -11,9 +12,9 @@ from service.sandbox.deliveries import DeliveryPlan
 from service.sandbox.faults import FaultRule
 from service.sandbox.scayle import Shares, generate_orders
 from service.stores import Role
-from tests.harness.account import expected_order
+from tests.harness.account import ExpectedOrder, expected_order
 from tests.harness.copies import copy_ledger, empty_ledger
-from tests.harness.files import assert_ledger_is_sound, let_time_pass
+from tests.harness.files import let_time_pass
 from tests.harness.fleet import Fleet, lines, running_fleet
 from tests.harness.kafka_server import KafkaServer
 from tests.harness.load import Load
@@ -22,21 +23,19 @@ from tests.harness.postgres_server import PostgresServer
 from tests.harness.service_process import ServiceProcess
 from tests.harness.waiting import until
 
-Storage = Literal["embedded", "distributed"]
-
 _PLAN: Final = DeliveryPlan(concurrency=4, duplicates=0.2)
 _HAVE_CARDS: Final = Shares(guests=0, without_card=0)
 _STATES: Final = "SELECT kind, state, count(*) FROM effects GROUP BY kind, state"
-_STRANGE: Final = 3  # orders of one customer whose card Splio does not know
+_HELD: Final = "SELECT effect_key FROM effects WHERE state = 'held'"
 
 
-def orders(seed: int, count: int, *, customers: int = 8) -> list[dict[str, Any]]:
+def orders(seed: int, count: int) -> list[dict[str, Any]]:
     return list(
         generate_orders(
             seed,
             count,
             first_order_id=seed * 1_000_000,
-            customers=customers,
+            customers=8,
             products=6,
             shares=_HAVE_CARDS,
         )
@@ -88,10 +87,53 @@ async def assert_refused(fleet: Fleet, place: Place) -> None:
         assert "loyalty-relay recover --since" in output
 
 
+async def release(fleet: Fleet, service: ServiceProcess, key: str) -> None:
+    """As an operator does with what is held."""
+    answer = await fleet.operate(service, "POST", f"/api/effects/{key}/release")
+    assert answer.status in (200, 204), answer
+
+
 async def recover(fleet: Fleet, *, since: datetime) -> str:
     code, output = await fleet.command("recover", "--since", since.isoformat())
     assert code == 0, output
     return output
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """
+    Orders by what becomes of them: delivered before and since the copy, of which those of
+    `unknown_card` are rejected since; `limit` holds those of `too_many` points.
+    """
+
+    before: Sequence[Mapping[str, Any]]
+    since: Sequence[Mapping[str, Any]]
+    unknown_card: Sequence[ExpectedOrder]
+    too_many: Sequence[ExpectedOrder]
+    cards: Collection[str]
+    limit: int
+
+    @classmethod
+    def draw(cls) -> Self:
+        ours, others = orders(1, 40), orders(2, 12)
+        expected = sorted(map(expected_order, ours), key=lambda order: order.points)
+        *_, below, third, second, first = expected
+        assert below.points < third.points
+        cards = {order.card for order in map(expected_order, (*ours, *others)) if order.card}
+        strange = below.card
+        assert strange not in {third.card, second.card, first.card}
+        is_strange = {
+            order.order_id for order in map(expected_order, (*ours, *others))
+            if order.card == strange
+        }  # fmt: skip
+        return cls(
+            before=ours,
+            since=[each for each in others if expected_order(each).order_id not in is_strange],
+            unknown_card=[order for order in expected if order.order_id in is_strange],
+            too_many=(third, second, first),
+            cards=cards - {strange},
+            limit=below.points,
+        )
 
 
 @pytest.mark.timeout(300)
@@ -103,40 +145,21 @@ async def test_older_copy_is_brought_right(
     released by a person since, and some is still held.
     """
     where, postgres = place
-    before, since = orders(1, 24), orders(2, 12)
-    strange = [
-        envelope for number, envelope in enumerate(orders(3, 40, customers=12)) if number < _STRANGE
-    ]
-    strange_ids = {expected_order(envelope).order_id for envelope in strange}
-    unknown = {expected_order(envelope).card for envelope in strange}
-    before = [each for each in before if expected_order(each).card not in unknown]
-    since = [each for each in since if expected_order(each).card not in unknown]
-    by_points = sorted(expected_order(envelope).points for envelope in before)
-    limit = by_points[-3]
-    too_many = {
-        expected_order(each).order_id for each in before if expected_order(each).points > limit
-    }
-    since = [each for each in since if expected_order(each).points <= limit]
-    strange_ids = {
-        expected_order(each).order_id for each in strange if expected_order(each).points <= limit
-    }
-    strange = [each for each in strange if expected_order(each).order_id in strange_ids]
-    assert len(too_many) == 2
-    released, still_held = sorted(too_many)
-    settings = {"RELAY_CARD_PATIENCE": "1s", "RELAY_POINTS_LIMIT": str(limit)}
+    cases = Cases.draw()
+    strange, posted = len(cases.unknown_card), len(cases.before)
+    settings = {"RELAY_CARD_PATIENCE": "1s", "RELAY_POINTS_LIMIT": str(cases.limit)}
     async with running_fleet(tmp_path, where, members="registered") as fleet:
-        for card in {expected_order(each).card for each in (*before, *since)}:
-            assert card is not None
+        for card in cases.cards:
             await fleet.sandbox.register_member(card)
         service = fleet.add(Role.SERVE, settings=settings, keeps_log=True)
         fleet.sandbox.add_fault(FaultRule("credit", "429", count=None, skip=8, retry_after=60))
         service.start()
         await service.wait_ready()
-        first = await delivered(service, [*before, *strange])
-        await wait_for(where, "order", "applied", len(before) + len(strange))
-        await wait_for(where, "earn", "applied", 8)
-        await wait_for(where, "earn", "held", 2)
+        first = await delivered(service, cases.before)
+        await wait_for(where, "order", "applied", posted)
+        await wait_for(where, "earn", "held", len(cases.too_many))
         assert await service.stop() == 0
+        assert 0 < states(where)["earn", "applied"] < posted - strange
         copied_at = datetime.now(UTC)
         put_back = copy_ledger(where, postgres)
 
@@ -144,34 +167,33 @@ async def test_older_copy_is_brought_right(
         let_time_pass(where.ledger, seconds=120)
         service.start()
         await service.wait_ready()
-        answer = await fleet.operate(service, "POST", f"/api/effects/main:earn:{released}/release")
-        assert answer.status in (200, 204), answer
-        second = await delivered(service, since)
-        await wait_for(where, "order", "applied", len(before) + len(strange) + len(since))
-        await wait_for(where, "earn", "applied", len(before) + len(since) - 1)
-        await wait_for(where, "earn", "rejected", len(strange))
+        await release(fleet, service, f"main:earn:{cases.too_many[0].order_id}")
+        second = await delivered(service, cases.since)
+        posted += len(cases.since)
+        await wait_for(where, "order", "applied", posted)
+        await wait_for(where, "earn", "rejected", strange)
+        held_since = states(where).get(("earn", "held"), 0)
+        await wait_for(where, "earn", "applied", posted - strange - held_since)
         assert await service.stop() == 0
 
         put_back()
-        assert states(where)["earn", "held"] == 2
+        assert states(where)["earn", "held"] == len(cases.too_many)
         await assert_refused(fleet, where)
-        output = await recover(fleet, since=copied_at)
-        assert "are looked up before they are sent" in output
+        assert "are looked up before they are sent" in await recover(fleet, since=copied_at)
         service.start()
         await service.wait_ready()
         # What a person had released is found by itself, as Splio shows it.
-        await wait_for(where, "earn", "held", 1)
-        answer = await fleet.operate(
-            service, "POST", f"/api/effects/main:earn:{still_held}/release"
-        )
-        assert answer.status in (200, 204), answer
-        let_time = {(order_id, "earn") for order_id in strange_ids}
+        await wait_for(where, "earn", "held", held_since)
+        for (key,) in where.ledger.rows(_HELD):
+            await release(fleet, service, key)
         await fleet.rest(first, second)
-        await fleet.assert_exact(first, second, set_aside=let_time)
+        await fleet.assert_exact(
+            first, second, set_aside={(order.order_id, "earn") for order in cases.unknown_card}
+        )
         assert states(where) == {
-            ("order", "applied"): len(before) + len(strange) + len(since),
-            ("earn", "applied"): len(before) + len(since),
-            ("earn", "rejected"): len(strange),
+            ("order", "applied"): posted,
+            ("earn", "applied"): posted - strange,
+            ("earn", "rejected"): strange,
         }
         await fleet.stop()
 
