@@ -127,8 +127,11 @@ class Intake:
         Raises: StartupError when it is behind what the log was told of it.
         """
         acknowledged = await self._log.acknowledged()
+        refuse_behind(
+            {stream: acknowledged.get(stream, 0) for stream in streams},
+            await self._ledger.horizon(streams),
+        )
         known = await self._ledger.positions(streams)
-        refuse_behind({stream: acknowledged.get(stream, 0) for stream in streams}, known)
         for stream in streams:
             self._positions.pop(stream, None)
         self._positions.update(known)
@@ -271,9 +274,9 @@ class Intake:
 
 def refuse_behind(acknowledged: Mapping[Stream, int], known: Mapping[Stream, int]) -> None:
     """
-    Raises: StartupError `ledger_behind_log` when the ledger knows less than the log was told: it
-    was put back from a copy, or lost. Planned as if nothing had happened, its effects would be
-    sent a second time.
+    Raises: StartupError `ledger_behind_log` when the ledger's horizon is before what the log was
+    told: it was put back from a copy, or lost, and not recovered. Planned as if nothing had
+    happened, its effects would be sent a second time.
     """
     behind = [
         f"{stream.topic.value}/{stream.partition} is at {known.get(stream, 0)}, was at {position}"

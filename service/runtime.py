@@ -293,7 +293,7 @@ async def _refuse_ledger_behind(log: EventLog, ledger: Ledger) -> None:
         acknowledged = await log.acknowledged()
     except LogUnavailableError:
         return
-    refuse_behind(acknowledged, await ledger.positions(list(acknowledged)))
+    refuse_behind(acknowledged, await ledger.horizon(list(acknowledged)))
 
 
 async def _release_duties(ledger: Ledger) -> None:

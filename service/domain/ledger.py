@@ -154,6 +154,13 @@ class PlanLedger(Protocol):
         """Where intake goes on; streams never read are missing in the answer."""
         ...
 
+    async def horizon(self, streams: Sequence[Stream]) -> Mapping[Stream, int]:
+        """
+        How far nothing is planned as if it were new: where intake goes on, or, when that is
+        further, where the records end that `recover` lets be planned in doubt.
+        """
+        ...
+
     async def order_facts(self, order_keys: Sequence[str]) -> Mapping[str, OrderFacts]:
         """What is known of these orders; unknown ones are missing in the answer."""
         ...

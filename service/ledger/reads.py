@@ -13,6 +13,10 @@ from service.ledger.database import Connection, KeyStatement, Query
 from service.ledger.rows import READY_COLUMNS, ready_effect
 
 _READ_POSITIONS: Final = 'SELECT topic, "partition", position FROM positions'
+_READ_HORIZON: Final = (
+    'SELECT topic, "partition", CASE WHEN recover_until > position THEN recover_until '
+    "ELSE position END FROM positions"
+)
 _READ_FACTS: Final = KeyStatement(
     "SELECT order_key, card, points, points_from, currency, items FROM orders "
     "WHERE order_key IN (:keys)"
@@ -32,10 +36,12 @@ _READ_READY: Final = KeyStatement(
 
 def read_positions(connection: Connection) -> dict[Stream, int]:
     """All positions."""
-    return {
-        Stream(Topic(topic), number): position
-        for topic, number, position in connection.execute(_READ_POSITIONS).fetchall()
-    }
+    return _by_stream(connection, _READ_POSITIONS)
+
+
+def read_horizon(connection: Connection) -> dict[Stream, int]:
+    """See the port; all streams."""
+    return _by_stream(connection, _READ_HORIZON)
 
 
 def read_order_facts(connection: Connection, order_keys: Sequence[str]) -> dict[str, OrderFacts]:
@@ -69,3 +75,10 @@ def read_ready(
     keys = [key for (key,) in rows if key not in excluding][:limit]
     found = {row[1]: row for row in _READ_READY.raw_rows(connection, keys)}
     return [ready_effect(found[key]) for key in keys if key in found]
+
+
+def _by_stream(connection: Connection, query: str) -> dict[Stream, int]:
+    return {
+        Stream(Topic(topic), number): position
+        for topic, number, position in connection.execute(query).fetchall()
+    }

@@ -89,6 +89,10 @@ class SqlLedger:
         known = await self._hot_reads.run(reads.read_positions)
         return {stream: known[stream] for stream in streams if stream in known}
 
+    async def horizon(self, streams: Sequence[Stream]) -> Mapping[Stream, int]:
+        known = await self._hot_reads.run(reads.read_horizon)
+        return {stream: known[stream] for stream in streams if stream in known}
+
     async def order_facts(self, order_keys: Sequence[str]) -> Mapping[str, OrderFacts]:
         return await self._hot_reads.run(partial(reads.read_order_facts, order_keys=order_keys))
 

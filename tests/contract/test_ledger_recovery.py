@@ -128,6 +128,21 @@ async def test_reading_begins_no_later_than_the_ledger_is(ledger: Ledger, record
     assert await ledger.positions([STREAM]) == {STREAM: 2}
 
 
+async def test_the_horizon_covers_what_is_planned_in_doubt(
+    ledger: Ledger, records: Records
+) -> None:
+    """Else the service would not start after recovering: the log was told of more."""
+    assert await ledger.horizon([STREAM]) == {}
+    await records.write(ledger, *(order_only(str(number)) for number in range(4)))
+    assert await ledger.horizon([STREAM]) == {STREAM: 4}
+    await ledger.recover({STREAM: 1}, {STREAM: 6})
+    assert await ledger.positions([STREAM]) == {STREAM: 1}
+    assert await ledger.horizon([STREAM]) == {STREAM: 6}
+    again = [Records(next_offset=n).planned(order_only(str(n))) for n in range(1, 8)]
+    await ledger.record_plans(again, [Advance(STREAM, 1, 8)])
+    assert await ledger.horizon([STREAM]) == {STREAM: 8}
+
+
 async def test_a_rejected_plan_stays_rejected(ledger: Ledger, records: Records) -> None:
     await ledger.recover({STREAM: 0}, {STREAM: 1})
     planned = Records().planned(plan_with("1", rejected_effect("1")))

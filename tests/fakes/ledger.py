@@ -73,6 +73,7 @@ class FakeLedger:
         self.fails_at: Counter[int] = Counter()
         self.called: Counter[str] = Counter()
         self.at: dict[Stream, int] = {}
+        self.recover_until: dict[Stream, int] = {}
         self.planned: list[PlannedRecord] = []
         self.results: dict[str, PlanResult] = {}  # by event id, else planned
         self.braked: dict[str, Brake] = {}
@@ -109,6 +110,12 @@ class FakeLedger:
     async def positions(self, streams: Sequence[Stream]) -> Mapping[Stream, int]:
         self._enter("positions")
         return {stream: self.at[stream] for stream in streams if stream in self.at}
+
+    async def horizon(self, streams: Sequence[Stream]) -> Mapping[Stream, int]:
+        return {
+            stream: max(self.at.get(stream, 0), self.recover_until.get(stream, 0))
+            for stream in streams
+        }
 
     async def order_facts(self, order_keys: Sequence[str]) -> Mapping[str, OrderFacts]:
         self._enter("order_facts")

@@ -1,5 +1,7 @@
 """
 `python -m tests.faults.launcher ROLE [--kill-at STEP N MARKER]`: the service, killed at a step.
+With `--freeze-at` it stands still there instead (SIGSTOP), until it is told to go on.
+With `--keep-log` it removes nothing from an embedded log that was read.
 
 The hook is an argument of `open_runtime` that nobody else passes.
 """
@@ -9,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+from argparse import ArgumentParser
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +19,7 @@ from service.domain.ports import Step, StepHook, no_step
 from service.domain.records import Topic
 from service.runtime import Pace, open_runtime
 from service.settings import load_settings
-from service.stores import Role
+from service.stores import DEFAULT_RETENTION_S, Role
 from service.supervisor import Death
 from service.telemetry.logs import configure_logs
 
@@ -30,9 +33,11 @@ _BRISK: Final = Pace(
 # would send it otherwise looked right.
 _READS_CREDITS: Final = replace(_BRISK, seen_every_s=0.05, seen_idle_s=0.1)
 
+_SIGNALS: Final = {"kill_at": signal.SIGKILL, "freeze_at": signal.SIGSTOP}
 
-def kill_at(step: Step, *, nth: int, marker_path: str) -> StepHook:
-    """A hook that ends the process with SIGKILL the `nth` time that it gets to `step`."""
+
+def hit_at(step: Step, *, nth: int, marker_path: str, number: signal.Signals) -> StepHook:
+    """A hook that sends the process a signal the `nth` time that it gets to `step`."""
     lock = threading.Lock()
     marker = os.open(marker_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     passed = 0
@@ -46,7 +51,7 @@ def kill_at(step: Step, *, nth: int, marker_path: str) -> StepHook:
             passed += 1
             if passed == nth:
                 os.write(marker, f"{step.value} {nth}".encode())
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
 
     return hook
 
@@ -62,15 +67,21 @@ async def _serve(role: Role, step: StepHook, pace: Pace) -> Death | None:
 
 def main(arguments: list[str]) -> int:
     """Serve until SIGTERM (0), the death of a worker (1) or the step."""
+    parser = ArgumentParser()
+    parser.add_argument("role", type=Role)
+    for option in _SIGNALS:
+        parser.add_argument(f"--{option.replace('_', '-')}", nargs=3)
+    parser.add_argument("--keep-log", action="store_true")
+    chosen = vars(parser.parse_args(arguments))
     hook: StepHook = no_step
-    pace = _BRISK
-    role, *crash = arguments
-    if crash:
-        _, step, nth, marker_path = crash
-        hook = kill_at(Step(step), nth=int(nth), marker_path=marker_path)
-        if Step(step) is Step.CREDITS_SEEN:
-            pace = _READS_CREDITS
-    death = asyncio.run(_serve(Role(role), hook, pace))
+    pace = replace(_BRISK, log_retention_s=DEFAULT_RETENTION_S) if chosen["keep_log"] else _BRISK
+    for option, number in _SIGNALS.items():
+        if chosen[option] is not None:
+            step, nth, marker_path = chosen[option]
+            hook = hit_at(Step(step), nth=int(nth), marker_path=marker_path, number=number)
+            if Step(step) is Step.CREDITS_SEEN:
+                pace = _READS_CREDITS
+    death = asyncio.run(_serve(chosen["role"], hook, pace))
     return 0 if death is None else 1
 
 

@@ -43,9 +43,13 @@ class ChildProcess:
         assert self._process is not None, "not started"
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def spawn(self, arguments: Sequence[str], *, environment: Mapping[str, str]) -> None:
         """Start it; what it writes is appended to the log file."""
-        assert self._process is None or self._process.poll() is not None, "it runs already"
+        assert not self.is_running, "it runs already"
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("RELAY_")
         }
@@ -86,7 +90,7 @@ class ChildProcess:
 
     def kill(self) -> None:
         """End it with SIGKILL, if it runs."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.is_running:
             self._process.kill()
             self._process.wait()
 

@@ -1,12 +1,14 @@
 """Looks into a service's log and ledger from outside, while it runs or after it was killed."""
 
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+import orjson
 import psycopg
 from aiokafka import AIOKafkaConsumer
 
@@ -139,10 +141,22 @@ class KafkaLogView:
     prefix: str
 
     async def ends(self) -> Positions:
-        names = {self.prefix + topic.value: topic.value for topic in Topic}
-        async with self._reader(*names) as reader:
-            ends = await reader.end_offsets(reader.assignment())
-            return {(names[at.topic], at.partition): end for at, end in ends.items()}
+        topics = {self.prefix + topic.value: topic.value for topic in Topic}
+        async with self._reader(*topics) as consumer:
+            ends = await consumer.end_offsets(consumer.assignment())
+            return {(topics[each.topic], each.partition): end for each, end in ends.items()}
+
+    async def events(self, topic: Topic) -> Mapping[str, Sequence[str]]:
+        """The ids of all events of a topic, by key, as they lie there."""
+        found: dict[str, list[str]] = defaultdict(list)
+        async with self._reader(self.prefix + topic.value) as consumer:
+            partitions = consumer.assignment()
+            ends = await consumer.end_offsets(partitions)
+            while any([await consumer.position(each) < ends[each] for each in partitions]):
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        found[record.key.decode()].append(orjson.loads(record.value)["event_id"])
+        return found
 
     async def outcomes(self) -> set[tuple[str, str]]:
         async with self._reader(self.prefix + PublicTopic.OUTCOMES.value) as reader:
@@ -158,15 +172,16 @@ class KafkaLogView:
 
     @asynccontextmanager
     async def _reader(self, *topics: str) -> AsyncIterator[Any]:
-        """Of these topics from their beginning, in no group."""
-        reader = AIOKafkaConsumer(
+        """All partitions of these topics, from their beginning, outside of any group."""
+        consumer = AIOKafkaConsumer(
             *topics, bootstrap_servers=list(self.servers), auto_offset_reset="earliest"
         )
-        await reader.start()
+        await consumer.start()
         try:
-            yield reader
+            assert consumer.assignment()
+            yield consumer
         finally:
-            await reader.stop()
+            await consumer.stop()
 
 
 def count_open(ledger: LedgerView) -> int:

@@ -21,6 +21,8 @@ from tests.harness.ports import free_port
 _START_S: Final = 60
 _USER: Final = "relay"
 _DISK: Final = Path("/var/tmp")
+# What it says while it starts, or makes up for having been killed.
+_NOT_YET: Final = ("refused", "starting up", "not yet accepting", "recovery mode")
 _CONFIGURATION: Final = """
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
@@ -77,6 +79,17 @@ class PostgresServer:
         with self.connection() as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.address(name)
+
+    def replace(self, address: str, *, by: str) -> None:
+        """
+        Put the database at the address `by` where the one at `address` is, which is lost.
+
+        Whoever is connected to the lost one is disconnected, and connects to the other.
+        """
+        lost, found = (each.rpartition("/")[2] for each in (address, by))
+        with self.connection() as connection:
+            connection.execute(f'DROP DATABASE "{lost}" WITH (FORCE)')
+            connection.execute(f'ALTER DATABASE "{found}" RENAME TO "{lost}"')
 
     @contextmanager
     def connection(self, database: str = "postgres") -> Iterator[psycopg.Connection]:
@@ -189,7 +202,7 @@ class PostgresServer:
                     connection.execute("SELECT 1")
                     return
             except psycopg.OperationalError as error:
-                if "starting up" not in str(error) and "refused" not in str(error):
+                if not any(state in str(error) for state in _NOT_YET):
                     raise
 
 

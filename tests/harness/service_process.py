@@ -5,6 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from service.domain.ports import Step
 from service.stores import Role
 from tests.harness.child_process import ChildProcess, ProcessEndedError
@@ -37,6 +39,8 @@ class ServiceProcess(ChildProcess):
         directory: of its output, and of log and ledger where no `place` is given.
         place: where log and ledger are.
         role: serve, receive or consume.
+        keeps_log: whether an embedded log keeps what was read, as it does for a week outside of
+            tests.
         name: tells the processes of one test apart.
     """
 
@@ -49,15 +53,17 @@ class ServiceProcess(ChildProcess):
         place: Place | None = None,
         role: Role = Role.SERVE,
         name: str = "service",
+        keeps_log: bool = False,
     ) -> None:
         super().__init__("tests.faults.launcher", log_path=directory / f"{name}.log")
         self.directory = directory
         self.place = place or files_in(directory)
         self._role = role
+        self._keeps_log = keeps_log
         self._marker_path = directory / f"{name}.killed"
         self._http_port = free_port()
         self._operations_port = free_port()
-        self._environment = {
+        self.environment = {
             **_SHORT_WAITS,
             "RELAY_HTTP_PORT": str(self._http_port),
             "RELAY_OPERATIONS_PORT": str(self._operations_port),
@@ -81,6 +87,7 @@ class ServiceProcess(ChildProcess):
         self,
         *,
         kill_at: Step | None = None,
+        freeze_at: Step | None = None,
         nth: int = 1,
         settings: Mapping[str, str] | None = None,
     ) -> None:
@@ -89,13 +96,17 @@ class ServiceProcess(ChildProcess):
 
         Args:
             kill_at: the step at which it kills itself, the `nth` time that it gets there.
+            freeze_at: the same, but it stands still until it gets SIGCONT.
             settings: what differs from before, for this start.
         """
         self._marker_path.unlink(missing_ok=True)
         arguments = [self._role.value]
-        if kill_at is not None:
-            arguments += ["--kill-at", kill_at, str(nth), str(self._marker_path)]
-        self.spawn(arguments, environment={**self._environment, **(settings or {})})
+        for option, step in (("--kill-at", kill_at), ("--freeze-at", freeze_at)):
+            if step is not None:
+                arguments += [option, step, str(nth), str(self._marker_path)]
+        if self._keeps_log:
+            arguments.append("--keep-log")
+        self.spawn(arguments, environment={**self.environment, **(settings or {})})
 
     async def wait_ready(self) -> None:
         await self.wait_answer(f"{self.operations_url}/readyz")
@@ -108,3 +119,7 @@ class ServiceProcess(ChildProcess):
     def killed_at(self) -> str | None:
         """The step and count at which it killed itself last, such as `request_sent 12`."""
         return self._marker_path.read_text() if self._marker_path.exists() else None
+
+    def is_frozen(self) -> bool:
+        """Whether every thread of it stands still."""
+        return psutil.Process(self.process_id).status() == psutil.STATUS_STOPPED

@@ -12,6 +12,7 @@ from consumers.brake import BrakeRule
 from consumers.intake import BRAKE_NAME, Intake
 from consumers.planner import RecordPlanner
 from service.domain.effects import Kind, Lane, State, effect_key, fingerprint
+from service.domain.errors import StartupError
 from service.domain.ledger import Disposition, PlannedRecord, PlanResult, ReadyEffect
 from service.domain.planning import Plan, PlannedEffect, Reason
 from service.domain.ports import Step
@@ -473,3 +474,30 @@ async def test_nothing_is_skipped_when_the_ledger_goes_away_beside_such_a_record
         await bench.read(4)
 
     assert bench.planned() == [0, 1, 2, 3]
+
+
+async def test_a_ledger_behind_what_the_log_was_told_is_refused(bench: IntakeBench) -> None:
+    """P2: planned as if nothing had happened, its effects would be sent a second time."""
+    bench.put("a", "b", "c")
+    bench.ledger.at[STREAM] = 1
+    bench.log.acknowledgements[STREAM] = 3
+
+    with pytest.raises(StartupError) as caught:
+        await bench.intake.run(bench.stop)
+
+    assert caught.value.reason == "ledger_behind_log"
+    assert "loyalty-relay recover --since" in str(caught.value)
+    assert bench.planned() == []
+
+
+async def test_a_ledger_that_was_recovered_reads_again_from_where_it_is(bench: IntakeBench) -> None:
+    """What lies before `recover_until` is planned in doubt, so it may be planned again."""
+    bench.put("a", "b", "c")
+    bench.ledger.at[STREAM] = 1
+    bench.ledger.recover_until[STREAM] = 3
+    bench.log.acknowledgements[STREAM] = 3
+
+    async with bench.running():
+        await bench.read(3)
+
+    assert bench.planned() == [1, 2]
