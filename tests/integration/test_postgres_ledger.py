@@ -15,7 +15,14 @@ from service.domain.errors import (
     PermanentError,
     WrongStateError,
 )
-from service.domain.ledger import LookUp, LookUpVerdict, ReadyEffect, Settlement
+from service.domain.ledger import (
+    Disposition,
+    LookUp,
+    LookUpVerdict,
+    PurgeReport,
+    ReadyEffect,
+    Settlement,
+)
 from service.domain.planning import Plan
 from service.domain.ports import Step
 from service.domain.records import Advance
@@ -25,6 +32,7 @@ from service.ledger.sql_ledger import SqlLedger
 from tests.contract.ledger_fixture import (
     APPLIED,
     CREDITS_VISIBLE_AFTER_S,
+    RETENTION_S,
     STREAM,
     Records,
     claim,
@@ -167,6 +175,48 @@ async def test_a_credit_seen_while_its_attempt_is_settled_is_not_due(
         hold.let_go()
         await asyncio.gather(settling, seeing)
         assert await state_of(two, earn_key("7")) == "in_doubt"
+
+
+# -- what is old
+
+
+async def test_a_dead_letter_that_is_seen_again_while_it_is_purged_stays(
+    home: SharedHome, records: Records
+) -> None:
+    """P3: its new delivery was counted as a repeat, so nothing else tells of it."""
+    async with home.two() as (one, two, hold):
+        await plan(two, records, dead_letter_plan("7"))
+        home.clock.advance(RETENTION_S + 1)
+        hold.arm()
+        repeating = asyncio.create_task(plan(one, records, dead_letter_plan("7")))
+        await hold.reached()
+        purging = asyncio.create_task(two.purge(limit=10))
+        await home.done_or_waiting(purging)
+        hold.let_go()
+        ((result,), report) = await asyncio.gather(repeating, purging)
+        assert (result.disposition, report) == (Disposition.REPEATED, PurgeReport())
+        (item,) = (await two.list_dead_letters()).items
+        assert (await two.dead_letter(item["id"])).times_seen == 2
+
+
+async def test_what_a_replay_brings_back_is_not_purged(home: SharedHome, records: Records) -> None:
+    async with home.two() as (one, two, hold):
+        await plan(two, records, Plan("7", (rejected_effect("7"),), None))
+        (letter,) = (await two.list_dead_letters()).items
+        home.clock.advance(RETENTION_S + 1)
+        hold.arm()
+        replaying = asyncio.create_task(
+            one.replay(letter["id"], records.planned(order_only("7")), by="anna")
+        )
+        await hold.reached()
+        purging = asyncio.create_task(two.purge(limit=10))
+        await home.done_or_waiting(purging)
+        hold.let_go()
+        await asyncio.gather(replaying, purging)
+        (effect,) = await two.ready(Lane.SALES, limit=9, due_before_ms=home.clock.now_ms() + 1)
+        await two.settle(await claim(two, effect), Settlement(Outcome.REJECTED, reason="x"))
+        *_, letter = (await two.list_dead_letters()).items
+        assert (await two.dead_letter(letter["id"])).record
 
 
 # -- commits whose end is not known
