@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,14 @@ from tests.contract.ledger_fixture import (
     state_of,
 )
 from tests.harness.postgres_server import PostgresServer
-from tests.integration.shared_ledger import SharedHome, WriterBreaker, plan, plan_fresh, shared_home
+from tests.integration.shared_ledger import (
+    CommitHold,
+    SharedHome,
+    WriterBreaker,
+    plan,
+    plan_fresh,
+    shared_home,
+)
 
 
 @pytest.fixture
@@ -318,6 +326,52 @@ async def test_a_transaction_that_is_gone_is_not_believed_to_be_committed(
         assert (await ledger.list_effects()).items == []
         await plan(ledger, records, order_only("7"))
         assert await state_of(ledger, order_key("7")) == "due"
+
+
+async def test_a_commit_that_is_carried_out_after_it_was_given_up_does_no_harm(
+    private_postgres: PostgresServer, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P2: the server stands still with the commit before it, and goes on when it was repeated."""
+    monkeypatch.setattr(LimitedConnection, "limit_s", 0.5)
+    with shared_home(private_postgres) as home:
+        hold = CommitHold()
+        async with home.open("one", step=hold) as ledger:
+
+            async def given_up(operation: Coroutine[Any, Any, object]) -> None:
+                hold.arm()
+                task = asyncio.create_task(operation)
+                await hold.reached()
+                private_postgres.freeze()
+                hold.let_go()
+                with pytest.raises(LedgerUnavailableError):
+                    await task
+                private_postgres.thaw()
+
+            planned = [records.planned(order_only("7"))]
+            advance = [Advance(STREAM, 0, 1)]
+            await given_up(ledger.record_plans(planned, advance))
+            # Told so, or planned: in both cases once.
+            with contextlib.suppress(WrongStateError):
+                await ledger.record_plans(planned, advance)
+            assert (await ledger.positions([STREAM]))[STREAM] == 1
+            (effect,) = await ledger.ready(
+                Lane.SALES, limit=9, due_before_ms=home.clock.now_ms() + 1
+            )
+            await given_up(ledger.claim(effect, lease_s=30))
+            taken = await ledger.claim(effect, lease_s=30)
+            if taken is None:
+                home.clock.advance(30)
+                assert await ledger.expire_leases() == 1
+                home.clock.advance(CREDITS_VISIBLE_AFTER_S)
+                (doubt,) = await ledger.doubts(limit=9)
+                await ledger.record_look_up(doubt, LookUp(LookUpVerdict.ABSENT))
+                taken = await claim(ledger, effect)
+            await given_up(ledger.settle(taken, APPLIED))
+            await ledger.settle(taken, APPLIED)
+            assert await state_of(ledger, effect.key) == "applied"
+            assert len(await ledger.outbox(limit=9)) == 1
+            shown = await ledger.show_effect(effect.key)
+            assert [row["outcome"] for row in shown["attempts"]].count("applied") == 1
 
 
 # -- what the database cannot hold
