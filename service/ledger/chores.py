@@ -47,7 +47,10 @@ _DEAD_LETTERS: Final = (
 _DELETE_BODIES: Final = KeyStatement("DELETE FROM bodies WHERE id IN (:keys)")
 _DELETE_ATTEMPTS: Final = KeyStatement("DELETE FROM attempts WHERE id IN (:keys)")
 _DELETE_ORDERS: Final = KeyStatement("DELETE FROM orders WHERE id IN (:keys)")
-_DELETE_DEAD_LETTERS: Final = KeyStatement("DELETE FROM dead_letters WHERE id IN (:keys)")
+# Guarantees: one that another process has just seen again stays.
+_DELETE_DEAD_LETTERS: Final = KeyStatement(
+    "DELETE FROM dead_letters WHERE last_seen_at < ? AND id IN (:keys)"
+)
 # Guarantees: a record lives as long as a dead letter that needs its bytes.
 _DELETE_RECORDS: Final = KeyStatement(
     "DELETE FROM records WHERE NOT EXISTS "
@@ -94,11 +97,12 @@ class Purge:
 
     def bite(self, tx: Tx, limit: int) -> PurgeReport:
         """Look at `limit` rows of each table at most."""
-        old = first_id_at(tx.now_ms - round(tx.config.retention_s * 1000))
+        old_ms = tx.now_ms - round(tx.config.retention_s * 1000)
+        old = first_id_at(old_ms)
         old_orders = first_id_at(tx.now_ms - round(tx.config.orders_retention_s * 1000))
 
         def last_seen_long_ago(rows: Sequence[tuple[int, int]]) -> list[int]:
-            return [row_id for row_id, seen_at in rows if first_id_at(seen_at) < old]
+            return [row_id for row_id, seen_at in rows if seen_at < old_ms]
 
         def of_settled(rows: Sequence[Row]) -> list[int]:
             settled = _settled(tx, [key for _, key in rows])
@@ -115,7 +119,7 @@ class Purge:
         # Dead letters first: the records they kept may go then.
         return PurgeReport(
             dead_letters=self._purge(
-                tx, _DEAD_LETTERS, _DELETE_DEAD_LETTERS, last_seen_long_ago, _NO_END, limit
+                tx, _DEAD_LETTERS, _DELETE_DEAD_LETTERS, last_seen_long_ago, _NO_END, limit, old_ms
             ),
             bodies=self._purge(tx, _OLD_BODIES, _DELETE_BODIES, of_settled, old, limit),
             attempts=self._purge(tx, _OLD_ATTEMPTS, _DELETE_ATTEMPTS, of_settled, old, limit),
@@ -132,11 +136,12 @@ class Purge:
         | Callable[[Sequence[tuple[int, int]]], list[int]],
         end: int,
         limit: int,
+        *guard: int,
     ) -> int:
         start = self._next.get(query, 0)
         rows = tx.connection.execute(query, (start, end, limit)).fetchall()
         self._next[query] = rows[-1][0] + 1 if len(rows) == limit else 0
-        return delete.changed(tx.connection, removable(rows))
+        return delete.changed(tx.connection, removable(rows), *guard)
 
 
 def _settled(tx: Tx, keys: Sequence[str]) -> set[str]:

@@ -177,7 +177,9 @@ class RemoteSplio:
         if fate is not Fate.LOST:
             request.may_land = False
         if fate in _HARMLESS:
-            request.was_told = request.is_harmless = self._proves_harmless(request, fate)
+            request.was_told = self._proves_harmless(request, fate)
+            # What a look-up proved absent is not put in doubt by a refusal that comes after it.
+            request.is_harmless |= request.was_told
         if fate is Fate.ACCEPTED and not request.has_landed:
             request.was_told = request.is_harmless = True
             request.reply.set_result(AlreadyExists(400))

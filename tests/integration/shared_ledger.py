@@ -41,6 +41,9 @@ class CommitHold:
             assert self._go_on.wait(_PATIENCE_S)
 
     def arm(self) -> None:
+        """Hold the next commit."""
+        self._reached.clear()
+        self._go_on.clear()
         self._is_armed = True
 
     async def reached(self) -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,14 @@ from service.domain.errors import (
     PermanentError,
     WrongStateError,
 )
-from service.domain.ledger import LookUp, LookUpVerdict, ReadyEffect, Settlement
+from service.domain.ledger import (
+    Disposition,
+    LookUp,
+    LookUpVerdict,
+    PurgeReport,
+    ReadyEffect,
+    Settlement,
+)
 from service.domain.planning import Plan
 from service.domain.ports import Step
 from service.domain.records import Advance
@@ -25,6 +33,7 @@ from service.ledger.sql_ledger import SqlLedger
 from tests.contract.ledger_fixture import (
     APPLIED,
     CREDITS_VISIBLE_AFTER_S,
+    RETENTION_S,
     STREAM,
     Records,
     claim,
@@ -40,7 +49,14 @@ from tests.contract.ledger_fixture import (
     state_of,
 )
 from tests.harness.postgres_server import PostgresServer
-from tests.integration.shared_ledger import SharedHome, WriterBreaker, plan, plan_fresh, shared_home
+from tests.integration.shared_ledger import (
+    CommitHold,
+    SharedHome,
+    WriterBreaker,
+    plan,
+    plan_fresh,
+    shared_home,
+)
 
 
 @pytest.fixture
@@ -169,6 +185,48 @@ async def test_a_credit_seen_while_its_attempt_is_settled_is_not_due(
         assert await state_of(two, earn_key("7")) == "in_doubt"
 
 
+# -- what is old
+
+
+async def test_a_dead_letter_that_is_seen_again_while_it_is_purged_stays(
+    home: SharedHome, records: Records
+) -> None:
+    """P3: its new delivery was counted as a repeat, so nothing else tells of it."""
+    async with home.two() as (one, two, hold):
+        await plan(two, records, dead_letter_plan("7"))
+        home.clock.advance(RETENTION_S + 1)
+        hold.arm()
+        repeating = asyncio.create_task(plan(one, records, dead_letter_plan("7")))
+        await hold.reached()
+        purging = asyncio.create_task(two.purge(limit=10))
+        await home.done_or_waiting(purging)
+        hold.let_go()
+        ((result,), report) = await asyncio.gather(repeating, purging)
+        assert (result.disposition, report) == (Disposition.REPEATED, PurgeReport())
+        (item,) = (await two.list_dead_letters()).items
+        assert (await two.dead_letter(item["id"])).times_seen == 2
+
+
+async def test_what_a_replay_brings_back_is_not_purged(home: SharedHome, records: Records) -> None:
+    async with home.two() as (one, two, hold):
+        await plan(two, records, Plan("7", (rejected_effect("7"),), None))
+        (letter,) = (await two.list_dead_letters()).items
+        home.clock.advance(RETENTION_S + 1)
+        hold.arm()
+        replaying = asyncio.create_task(
+            one.replay(letter["id"], records.planned(order_only("7")), by="anna")
+        )
+        await hold.reached()
+        purging = asyncio.create_task(two.purge(limit=10))
+        await home.done_or_waiting(purging)
+        hold.let_go()
+        await asyncio.gather(replaying, purging)
+        (effect,) = await two.ready(Lane.SALES, limit=9, due_before_ms=home.clock.now_ms() + 1)
+        await two.settle(await claim(two, effect), Settlement(Outcome.REJECTED, reason="x"))
+        *_, letter = (await two.list_dead_letters()).items
+        assert (await two.dead_letter(letter["id"])).record
+
+
 # -- commits whose end is not known
 
 
@@ -268,6 +326,52 @@ async def test_a_transaction_that_is_gone_is_not_believed_to_be_committed(
         assert (await ledger.list_effects()).items == []
         await plan(ledger, records, order_only("7"))
         assert await state_of(ledger, order_key("7")) == "due"
+
+
+async def test_a_commit_that_is_carried_out_after_it_was_given_up_does_no_harm(
+    private_postgres: PostgresServer, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P2: the server stands still with the commit before it, and goes on when it was repeated."""
+    monkeypatch.setattr(LimitedConnection, "limit_s", 0.5)
+    with shared_home(private_postgres) as home:
+        hold = CommitHold()
+        async with home.open("one", step=hold) as ledger:
+
+            async def given_up(operation: Coroutine[Any, Any, object]) -> None:
+                hold.arm()
+                task = asyncio.create_task(operation)
+                await hold.reached()
+                private_postgres.freeze()
+                hold.let_go()
+                with pytest.raises(LedgerUnavailableError):
+                    await task
+                private_postgres.thaw()
+
+            planned = [records.planned(order_only("7"))]
+            advance = [Advance(STREAM, 0, 1)]
+            await given_up(ledger.record_plans(planned, advance))
+            # Told so, or planned: in both cases once.
+            with contextlib.suppress(WrongStateError):
+                await ledger.record_plans(planned, advance)
+            assert (await ledger.positions([STREAM]))[STREAM] == 1
+            (effect,) = await ledger.ready(
+                Lane.SALES, limit=9, due_before_ms=home.clock.now_ms() + 1
+            )
+            await given_up(ledger.claim(effect, lease_s=30))
+            taken = await ledger.claim(effect, lease_s=30)
+            if taken is None:
+                home.clock.advance(30)
+                assert await ledger.expire_leases() == 1
+                home.clock.advance(CREDITS_VISIBLE_AFTER_S)
+                (doubt,) = await ledger.doubts(limit=9)
+                await ledger.record_look_up(doubt, LookUp(LookUpVerdict.ABSENT))
+                taken = await claim(ledger, effect)
+            await given_up(ledger.settle(taken, APPLIED))
+            await ledger.settle(taken, APPLIED)
+            assert await state_of(ledger, effect.key) == "applied"
+            assert len(await ledger.outbox(limit=9)) == 1
+            shown = await ledger.show_effect(effect.key)
+            assert [row["outcome"] for row in shown["attempts"]].count("applied") == 1
 
 
 # -- what the database cannot hold
