@@ -21,7 +21,7 @@ from service.sandbox.balance import GRANT_EVENT, read_balance_of
 from service.sandbox.books import count_up
 from service.sandbox.checks import LARGEST_INTEGER, blank_problems, normal_date, refuse_problems
 from service.sandbox.members import find_member, is_member_at
-from service.sandbox.rewards import expiry, known_reward, stock
+from service.sandbox.rewards import expiry, find_reward, stock
 from service.sandbox.universe import Call, TooFewPoints
 from service.sandbox.uses import refuse_bad_use, refuse_unknown_store, refuse_wrong_fields
 
@@ -78,7 +78,9 @@ def grant_reward(call: Call) -> Answer:
     if body.get("store_id") and not body.get("burned_date"):
         text = "you have to put a burned date to use store_id"
         raise Refused(answer_problem(400, "store_id", "invalid_burn_data", text))
-    row = known_reward(call)
+    row = find_reward(call.db, call.parts[0])
+    if row is None:
+        raise Refused(answer_flat_problem(404, "", "", f"{call.parts[0]} not found"))
     reward = orjson.loads(row["body"])
     wanted = _wanted(call, reward)
     _refuse_card(call, wanted)

@@ -131,7 +131,9 @@ def create_reward(call: Call) -> Answer:
 
 def read_reward(call: Call) -> Answer:
     """GET /loyalty/v1/rewards/{id}"""
-    row = known_reward(call)
+    row = find_reward(call.db, call.parts[0])
+    if row is None:
+        return answer_problem(404, "", "", f"{call.parts[0]} not found")
     return answer_json(200, _shown(orjson.loads(row["body"])) | {"stock": stock(call.db, row)})
 
 
@@ -143,18 +145,6 @@ def list_rewards(call: Call) -> Answer:
         for row, _ in page.rows
     ]
     return answer_page(page, elements)
-
-
-def known_reward(call: Call) -> sqlite3.Row:
-    """
-    The reward that the path names.
-
-    Raises: Refused as documented for reading and granting.
-    """
-    row = find_reward(call.db, call.parts[0])
-    if row is None:
-        raise Refused(answer_flat_problem(404, "", "", f"{call.parts[0]} not found"))
-    return row
 
 
 def find_reward(db: sqlite3.Connection, external_id: str) -> sqlite3.Row | None:
