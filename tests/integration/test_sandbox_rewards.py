@@ -73,7 +73,7 @@ async def ledger(client: Client, **changes: str) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("settings", BAD_SETTINGS)
 def test_settings_that_cannot_be(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="from 0 to|0 or more"):
+    with pytest.raises(ValueError, match=r"from 0 to|0 or more"):
         SplioSandboxSettings(path="unused", **settings)
 
 
