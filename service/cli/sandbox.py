@@ -38,6 +38,17 @@ def sandbox(
     points_visible_after: Annotated[
         float, typer.Option(help="Seconds until a credit shows in the points ledger.", min=0)
     ] = 0.5,
+    repeated_grant_key: Annotated[
+        Literal["suppress", "refuse", "book"],
+        typer.Option(help="What a repeated idempotency key of a grant does (not documented)."),
+    ] = "suppress",
+    grants_visible_after: Annotated[
+        float, typer.Option(help="Seconds until a grant shows in ledger, balance, lists.", min=0)
+    ] = 0.5,
+    too_few_points: Annotated[
+        Literal["flat", "listed", "stock", "grant"],
+        typer.Option(help="How a grant is answered that the card cannot pay (not documented)."),
+    ] = "flat",
     no_limits: Annotated[bool, typer.Option("--no-limits", help="No rate limits.")] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what is documented, inferred and invented.")
@@ -46,8 +57,8 @@ def sandbox(
     """
     Run a Splio sandbox on this machine. Its books survive restarts.
 
-    Read them at /_sandbox/books, /_sandbox/orders and /_sandbox/credits; ask for faults with
-    POST /_sandbox/faults.
+    Read them at /_sandbox/books, /_sandbox/orders, /_sandbox/credits, /_sandbox/attributions
+    and /_sandbox/accounts; ask for faults with POST /_sandbox/faults.
 
     Examples:
 
@@ -73,6 +84,9 @@ def sandbox(
             members=members,
             repeated_key=repeated_key,
             points_visible_after_s=points_visible_after,
+            repeated_grant_key=repeated_grant_key,
+            grants_visible_after_s=grants_visible_after,
+            too_few_points=too_few_points,
             limits=None if no_limits else DOCUMENTED_LIMITS,
         )
     except ValueError as error:

@@ -4,13 +4,11 @@ The answers Splio gives, in the error shapes its documentation shows.
 | shape | body |
 | --- | --- |
 | 1 | `{"status", "errors": [{"error_key", "error", "error_description"}]}` |
+| 2 | the same with one problem in the place of the list, its `error_key` null |
 | 3 | `{"error_key", "error", "error_description"}` |
 | 4 | `{"statusCode", "message", "errors": [text]}` |
 | 5 | plain text |
 | 6 | `{"message"}` |
-
-Shape 2 (`errors` as an object) belongs to bulk contacts, grants and burns, which the
-sandbox does not offer yet.
 """
 
 from __future__ import annotations
@@ -73,6 +71,12 @@ def answer_problem(status: int, key: str, slug: str, text: str) -> Answer:
     return answer_problems(status, [Problem(key, slug, text)])
 
 
+def answer_object_problem(status: int, slug: str, text: str) -> Answer:
+    """Shape 2: one problem without a key, in the envelope of shape 1."""
+    errors = {"error_key": None, "error": slug, "error_description": text}
+    return answer_json(status, {"status": status, "errors": errors})
+
+
 def answer_flat_problem(status: int, key: str, slug: str, text: str) -> Answer:
     """Shape 3: the problem without an envelope."""
     return answer_json(status, _entry(Problem(key, slug, text)))
@@ -98,6 +102,10 @@ def _entry(problem: Problem) -> dict[str, str]:
     }
 
 
+# Splio's text for a request it cannot read, where a page names nothing better.
+MALFORMED = (
+    "The request was malformed and it is unable to be processed. Please review and try again."
+)
 INVALID_JSON = answer_problem(
     400, "payload", "invalid_json", "Json payload is invalid, verify its syntax."
 )

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 Job = Callable[[sqlite3.Connection], Any]
 
+# A table that is missing is made when the file is opened; so what is new gets a table of its
+# own, and tables that older files may hold keep their columns.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS tallies (name TEXT PRIMARY KEY, n INTEGER NOT NULL);
@@ -55,6 +57,27 @@ CREATE TABLE IF NOT EXISTS points (
     booked_at REAL NOT NULL, message TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS points_by_card ON points (card_code);
+CREATE TABLE IF NOT EXISTS member_details (
+    member INTEGER PRIMARY KEY, expires_at TEXT, fields TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS rewards (
+    id INTEGER PRIMARY KEY, external_id TEXT NOT NULL UNIQUE, body TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS grants (
+    id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, reward INTEGER NOT NULL,
+    card_code TEXT NOT NULL, quantity INTEGER NOT NULL, nq_points INTEGER NOT NULL,
+    reason TEXT NOT NULL, idempotency_key TEXT, grant_date TEXT NOT NULL,
+    granted_at REAL NOT NULL, created_at TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS grants_by_key ON grants (idempotency_key);
+CREATE INDEX IF NOT EXISTS grants_by_card ON grants (card_code);
+CREATE INDEX IF NOT EXISTS grants_by_reward ON grants (reward);
+CREATE INDEX IF NOT EXISTS grants_by_reason ON grants (reason);
+CREATE TABLE IF NOT EXISTS attributions (
+    id INTEGER PRIMARY KEY, external_id TEXT NOT NULL UNIQUE, grant_id INTEGER NOT NULL,
+    expires_at TEXT, burned_at TEXT, store_id TEXT, burn_reason TEXT
+);
+CREATE INDEX IF NOT EXISTS attributions_by_grant ON attributions (grant_id);
 """
 
 

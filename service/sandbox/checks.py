@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from collections.abc import Mapping, Sequence
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from typing import Any, Literal, TypeGuard
@@ -12,6 +13,7 @@ from service.sandbox.answers import Problem, Refused, answer_problem, answer_pro
 Hours = Literal["padded", "plain"]
 
 DATE_FORMAT = "%Y-%m-%d %H:%M:%S"
+LAST_DATE = "9999-12-31 23:59:59"
 _PADDED = re.compile(
     r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01]) ([01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII
 )
@@ -57,6 +59,8 @@ _TESTS = {
     "int": is_integer,
     "numeric": is_number,
     "boolean": _is_boolean,
+    # The rewards' word for it.
+    "bool": _is_boolean,
     "array": _is_list,
     "object": _is_object,
 }
@@ -69,8 +73,8 @@ def type_problems(
     One problem for each field of `document` that is not of its type; null counts as absent.
 
     Args:
-        types: field to `string`, `int`, `numeric`, `boolean`, `array` or `object`, in the
-            order in which the problems are listed.
+        types: field to `string`, `int`, `numeric`, `boolean` (or `bool`), `array` or
+            `object`, in the order in which the problems are listed.
         prefix: goes before the field's name, as in `products[0].`.
     """
     return [
@@ -125,10 +129,22 @@ def normal_date(text: str) -> str:
     return _printed(parse_date(text))
 
 
-def year_after(text: str) -> str:
-    """365 days after a date in normal form; the last year of the calendar stays as it is."""
+def days_after(text: str, days: int) -> str:
+    """So many days after a date in normal form, or the last second of the calendar."""
+    try:
+        return _printed(parse_date(text) + timedelta(days=days))
+    except OverflowError:
+        return LAST_DATE
+
+
+def months_after(text: str, months: int) -> str:
+    """The same day so many months later, or the last of that month; see `days_after`."""
     date = parse_date(text)
-    return text if date.year == MAXYEAR else _printed(date + timedelta(days=365))
+    year, month = divmod(date.year * 12 + date.month - 1 + months, 12)
+    if year > MAXYEAR:
+        return LAST_DATE
+    day = min(date.day, monthrange(year, month + 1)[1])
+    return _printed(date.replace(year=year, month=month + 1, day=day))
 
 
 def _printed(date: datetime) -> str:

@@ -6,12 +6,14 @@ It takes no authentication and answers callers on loopback only.
 | call | does |
 | --- | --- |
 | `GET books` | the statement of account |
-| `GET orders`, `GET credits` | every row, as NDJSON |
+| `GET orders`, `GET credits`, `GET attributions` | every row, as NDJSON |
+| `GET accounts` | every card with the points it earned, spent and holds, as NDJSON |
 | `GET faults` | the kinds, operations and rules in force |
 | `POST faults` | a rule into force; answers its `id` |
 | `DELETE faults`, `DELETE faults/{id}` | all rules, or one, out of force |
 | `POST members` | `{"card_code", "contact_id"?, "program_id"?}`: a card becomes known |
-| `GET settings`, `POST settings` | `points_visible_after_s`, `repeated_key`, `limits` |
+| `GET settings`, `POST settings` | `points_visible_after_s`, `grants_visible_after_s`, \
+`repeated_key`, `repeated_grant_key`, `too_few_points`, `holding_days`, `limits` |
 """
 
 from __future__ import annotations
@@ -27,10 +29,23 @@ from service.sandbox.faults import KINDS, BadRuleError, parse_rule
 from service.sandbox.programs import PROGRAMS
 from service.sandbox.routes import OPERATIONS
 from service.sandbox.state import BadSettingError, State, register_member
-from service.sandbox.statements import all_credits, all_orders, rows_of, statement
+from service.sandbox.statements import (
+    all_accounts,
+    all_attributions,
+    all_credits,
+    all_orders,
+    rows_of,
+    statement,
+)
 
 PREFIX = "_sandbox"
 NDJSON = "application/x-ndjson"
+_ROWS = {
+    "orders": all_orders,
+    "credits": all_credits,
+    "attributions": all_attributions,
+    "accounts": all_accounts,
+}
 _MEMBER_FIELDS = {"card_code", "contact_id", "program_id"}
 
 
@@ -50,10 +65,8 @@ async def answer_control(
     match method, *segments:
         case "GET", "books":
             return answer_json(200, await statement(state))
-        case "GET", "orders":
-            return Answer(200, await rows_of(state, all_orders), NDJSON)
-        case "GET", "credits":
-            return Answer(200, await rows_of(state, all_credits), NDJSON)
+        case "GET", name if name in _ROWS:
+            return Answer(200, await rows_of(state, _ROWS[name]), NDJSON)
         case _, "faults", *rest:
             return _faults(state, method, rest, document)
         case "POST", "members":

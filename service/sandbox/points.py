@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import sqlite3
-from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from service.sandbox.answers import (
-    WRONG_PAYLOAD,
     Answer,
     Refused,
     answer_flat_problem,
-    answer_json,
     answer_problem,
 )
+from service.sandbox.balance import visible_points
 from service.sandbox.books import count_up
 from service.sandbox.checks import (
     LARGEST_INTEGER,
     blank_problems,
+    days_after,
     normal_date,
-    parse_date,
     refuse_bad_date,
     refuse_problems,
     type_problems,
-    year_after,
 )
+from service.sandbox.listing import Column, Listing, answer_page, read_page
 from service.sandbox.members import find_member
 from service.sandbox.programs import PROGRAMS
 from service.sandbox.universe import Call
@@ -43,31 +38,31 @@ CREDIT_TYPES = {
 _REQUIRED = ("context", "nq_points_quantity", "q_points_quantity", "is_final")
 _QUANTITIES = ("nq_points_quantity", "q_points_quantity")
 _SHOWN_TYPES = {"nq": "non-qualifying", "q": "qualifying"}
+_VALIDITY_DAYS = 365
 
 # The filters that are offered, with what each compares; a program is the member's.
-_COLUMNS = {
-    "card_code": "p.card_code",
-    "event_type": "p.event_type",
-    "points_type": "p.points_type",
-    "event_date": "p.event_date",
-    "value_date": "p.event_date",
-    "points_credited": "p.points",
-    "points_earned": "p.points",
-    "points_remaining": "p.points",
-    "id_program": "m.program_id",
-    "id_individual": "CAST(m.contact AS TEXT)",
-}
-_NUMBERS = ("points_credited", "points_earned", "points_remaining", "id_program")
-_DATES = ("event_date", "value_date")
-_COMPARISONS = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-_PATTERNS = {"contains": "%{}%", "begins": "{}%", "ends": "%{}"}
-_DEFAULTS = {
-    "points_type": '{"operator":"equals","value":"nq"}',
-    "event_type": '{"operator":"equals","value":"event"}',
-}
-_SORTS = {"ID": "p.id", "EventDate": "p.event_date", "ValueDate": "p.event_date"}
-_PAGING = ("limit", "before", "after", "order", "sort")
-_LARGEST_LIMIT = 1000
+_LEDGER = Listing(
+    columns="p.*, m.program_id",
+    source="points p LEFT JOIN members m USING (card_code)",
+    number="p.id",
+    sorts={"ID": "p.id", "EventDate": "p.event_date", "ValueDate": "p.event_date"},
+    filters={
+        "card_code": Column("p.card_code"),
+        "event_type": Column("p.event_type"),
+        "points_type": Column("p.points_type"),
+        "event_date": Column("p.event_date", "date"),
+        "value_date": Column("p.event_date", "date"),
+        "points_credited": Column("p.points", "number"),
+        "points_earned": Column("p.points", "number"),
+        "points_remaining": Column("p.points", "number"),
+        "id_program": Column("m.program_id", "number"),
+        "id_individual": Column("CAST(m.contact AS TEXT)"),
+    },
+    defaults={
+        "points_type": '{"operator":"equals","value":"nq"}',
+        "event_type": '{"operator":"equals","value":"event"}',
+    },
+)
 
 
 def credit_points(call: Call) -> Answer:
@@ -117,17 +112,6 @@ def credit_points(call: Call) -> Answer:
     return Answer(202)
 
 
-def totals(call: Call, card_code: str) -> tuple[int, int]:
-    """The visible NQ and Q points of a card."""
-    rows = call.db.execute(
-        "SELECT points_type, sum(points) AS n FROM points"
-        " WHERE card_code = ? AND booked_at <= ? GROUP BY points_type",
-        (card_code, _visible_until(call)),
-    )
-    sums = {row["points_type"]: row["n"] for row in rows}
-    return sums.get("nq", 0), sums.get("q", 0)
-
-
 def list_points(call: Call) -> Answer:
     """
     GET /loyalty/points
@@ -135,46 +119,8 @@ def list_points(call: Call) -> Answer:
     Both documented defaults hold: without `points_type` only NQ points, and without
     `event_type` those of type `event`, which no booking has.
     """
-    query = call.query
-    limit = _limit(query.get("limit"))
-    sort, order = query.get("sort", "ID"), query.get("order", "desc")
-    after, before = query.get("after"), query.get("before")
-    if sort not in _SORTS or order not in ("asc", "desc") or (after and before):
-        raise Refused(WRONG_PAYLOAD)
-    where, values = _filters(query)
-    matching = f"{where} AND p.booked_at <= ?"
-    values.append(_visible_until(call))
-    # Reading backwards from `before` turns the order round, and the page back afterwards.
-    ascending = (order == "asc") != bool(before)
-    place = _keyset(sort, "asc" if ascending else "desc", after or before, values)
-    direction = "ASC" if ascending else "DESC"
-    rows = call.db.execute(
-        "SELECT p.*, m.program_id FROM points p LEFT JOIN members m USING (card_code)"
-        f" WHERE {matching} {place} ORDER BY {_SORTS[sort]} {direction}, p.id {direction} LIMIT ?",
-        (*values, limit + 1),
-    ).fetchall()
-    more = len(rows) > limit
-    rows = rows[:limit]
-    if before:
-        rows.reverse()
-    elements = [_element(row, sort) for row in rows]
-    has_next = bool(before) or more
-    has_previous = more if before else bool(after)
-    return answer_json(
-        200,
-        {
-            "paging": {
-                "cursors": {
-                    "after": elements[-1]["cursor"] if elements and has_next else None,
-                    "before": elements[0]["cursor"] if elements and has_previous else None,
-                },
-                "previous": "",
-                "next": "",
-            },
-            "count_element": len(elements),
-            "elements": elements,
-        },
-    )
+    page = read_page(call, _LEDGER, *visible_points(call))
+    return answer_page(page, [_element(call, row, cursor) for row, cursor in page.rows])
 
 
 def _is_known(call: Call, key: str) -> bool:
@@ -182,93 +128,13 @@ def _is_known(call: Call, key: str) -> bool:
     return found is not None
 
 
-def _visible_until(call: Call) -> float:
-    return call.now - call.universe.points_visible_after_s
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return 50
-    if not text.isdecimal() or len(text) > len(str(_LARGEST_LIMIT)) or int(text) > _LARGEST_LIMIT:
-        raise Refused(WRONG_PAYLOAD)
-    return int(text)
-
-
-def _filters(query: Mapping[str, str]) -> tuple[str, list[Any]]:
-    given = {name: text for name, text in query.items() if name not in _PAGING}
-    conditions, values = [], []
-    for name, text in {**_DEFAULTS, **given}.items():
-        if name not in _COLUMNS:
-            raise Refused(WRONG_PAYLOAD)
-        condition, value = _condition(name, text)
-        conditions.append(condition)
-        values.append(value)
-    return " AND ".join(conditions), values
-
-
-def _condition(name: str, text: str) -> tuple[str, Any]:
-    try:
-        document = orjson.loads(text)
-        operator, value = document["operator"], document["value"]
-    except (orjson.JSONDecodeError, TypeError, KeyError):
-        raise Refused(WRONG_PAYLOAD) from None
-    if not isinstance(operator, str) or not isinstance(value, str | int):
-        raise Refused(WRONG_PAYLOAD)
-    column = _COLUMNS[name]
-    ordered = name in _NUMBERS or name in _DATES
-    if operator in ("equals", "not equals"):
-        sign = "IS" if operator == "equals" else "IS NOT"
-        return f"{column} {sign} ?", _number(value) if name in _NUMBERS else str(value)
-    if ordered and operator in _COMPARISONS:
-        sign = _COMPARISONS[operator]
-        return f"{column} {sign} ?", _number(value) if name in _NUMBERS else str(value)
-    if name in _DATES and operator == "on date":
-        return f"substr({column}, 1, 10) = ?", _day(str(value))
-    if not ordered and operator in _PATTERNS:
-        escaped = str(value).replace("\\", r"\\").replace("%", r"\%").replace("_", r"\_")
-        return f"{column} LIKE ? ESCAPE '\\'", _PATTERNS[operator].format(escaped)
-    raise Refused(WRONG_PAYLOAD)
-
-
-def _number(value: str | int) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        raise Refused(WRONG_PAYLOAD) from None
-    if abs(number) > LARGEST_INTEGER:
-        raise Refused(WRONG_PAYLOAD)
-    return number
-
-
-def _day(text: str) -> str:
-    day = text[:10]
-    try:
-        parse_date(f"{day} 00:00:00")
-    except ValueError:
-        raise Refused(WRONG_PAYLOAD) from None
-    return day
-
-
-def _keyset(sort: str, order: str, cursor: str | None, values: list[Any]) -> str:
-    if not cursor:
-        return ""
-    try:
-        made_for, value, number = orjson.loads(base64.urlsafe_b64decode(cursor))
-    except (ValueError, TypeError):
-        raise Refused(WRONG_PAYLOAD) from None
-    if made_for != sort or not isinstance(number, int) or not isinstance(value, str | int):
-        raise Refused(WRONG_PAYLOAD)
-    values += [value, number]
-    return f"AND ({_SORTS[sort]}, p.id) {'>' if order == 'asc' else '<'} (?, ?)"
-
-
-def _element(row: sqlite3.Row, sort: str) -> dict[str, Any]:
-    value = row["id"] if sort == "ID" else row["event_date"]
-    cursor = base64.urlsafe_b64encode(orjson.dumps([sort, value, row["id"]])).decode()
+def _element(call: Call, row: sqlite3.Row, cursor: str) -> dict[str, Any]:
     program = PROGRAMS.get(row["program_id"])
+    held_days = call.universe.holding_days if row["points_type"] == "nq" else 0
+    valid_from = days_after(row["event_date"], held_days if row["points"] > 0 else 0)
     return {
-        "validity_start": row["event_date"],
-        "validity_end": year_after(row["event_date"]),
+        "validity_start": valid_from,
+        "validity_end": days_after(valid_from, _VALIDITY_DAYS),
         "tier_name": "",
         "reason": {
             "interaction_type": "manual",

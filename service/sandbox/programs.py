@@ -58,7 +58,7 @@ def read_program(call: Call) -> Answer:
 
 
 def program_document(universe: Universe, number: int) -> dict[str, Any]:
-    """A program as Splio shows it; no holding period, so points count at once."""
+    """A program as Splio shows it; it tells no currency, and not what the ratio is used for."""
     program = PROGRAMS[number]
     return {
         "id": number,
@@ -79,7 +79,7 @@ def program_document(universe: Universe, number: int) -> dict[str, Any]:
         "default_q_points_holding_days": 0,
         "default_nq_points_validity_id_period": None,
         "default_nq_points_validity_days": 365,
-        "default_nq_points_holding_days": 0,
+        "default_nq_points_holding_days": universe.holding_days,
         "rounding_type": "round",
         "default_points_to_amount_ratio": 10,
         "auto_generated_card_code": program.generates_codes,

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.sandbox import catalogue, contacts, loyalty, orders, points, programs
+from service.sandbox import (
+    attributions,
+    catalogue,
+    contacts,
+    grants,
+    loyalty,
+    orders,
+    points,
+    programs,
+    rewards,
+)
 from service.sandbox.answers import Answer
 from service.sandbox.universe import Call
 
@@ -26,12 +36,15 @@ class Route:
     Attributes:
         path: segments after the first slash; `{}` stands for any one segment.
         act: what it does in the books; None where the server answers by itself.
+        takes_body: whether a POST or PATCH carries an object; what it carries otherwise is
+            not looked at.
     """
 
     operation: str
     method: str
     path: str
     act: Act | None = None
+    takes_body: bool = True
 
 
 ROUTES = (
@@ -61,9 +74,45 @@ ROUTES = (
     Route("program.read", "GET", "loyalty/programs/{}", programs.read_program),
     Route("member.create", "POST", "loyalty/members", loyalty.create_member),
     Route("member.read", "GET", "loyalty/members/{}", loyalty.read_member),
+    Route("member.update", "PATCH", "loyalty/members/{}", loyalty.update_member),
     Route("member.balance", "GET", "loyalty/members/{}/balance", loyalty.read_balance),
+    Route(
+        "member.optout",
+        "POST",
+        "loyalty/members/{}/optout",
+        loyalty.expire_member,
+        takes_body=False,
+    ),
     Route("credit", "POST", "loyalty/v1/members/{}/credit", points.credit_points),
     Route("points.list", "GET", "loyalty/points", points.list_points),
+    Route("reward.create", "POST", "loyalty/v1/rewards", rewards.create_reward),
+    Route("reward.read", "GET", "loyalty/v1/rewards/{}", rewards.read_reward),
+    Route("reward.list", "GET", "loyalty/v2/rewards", rewards.list_rewards),
+    Route("reward.grant", "POST", "loyalty/v1/rewards/{}/grant", grants.grant_reward),
+    Route(
+        "reward.burn",
+        "POST",
+        "loyalty/v1/reward-attributions/{}/burn",
+        attributions.burn_attribution,
+    ),
+    Route(
+        "attribution.list",
+        "GET",
+        "loyalty/v2/contacts/{}/rewards",
+        attributions.list_contact_attributions,
+    ),
+    Route(
+        "attribution.list",
+        "GET",
+        "loyalty/v1/rewards/{}/attributions",
+        attributions.list_reward_attributions,
+    ),
+    Route(
+        "attribution.read",
+        "GET",
+        "loyalty/reward-attributions/{}",
+        attributions.read_attribution,
+    ),
 )
 OPERATIONS = tuple(dict.fromkeys(route.operation for route in ROUTES))
 

@@ -164,7 +164,7 @@ class SplioServer:
         if route.operation == UNIQUE_KEY:
             return answer_json(200, {"unique_key": state.universe.unique_key})
         document: dict[str, Any] = {}
-        if route.method in ("POST", "PATCH"):
+        if route.method in ("POST", "PATCH") and route.takes_body:
             parsed = _object(body)
             if parsed is None:
                 return INVALID_JSON

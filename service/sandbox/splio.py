@@ -17,13 +17,28 @@ from service.sandbox.limits import RateLimits
 from service.sandbox.members import FIRST_PROGRAM
 from service.sandbox.server import SplioServer, open_server
 from service.sandbox.state import State, prepare, register_member
-from service.sandbox.statements import all_credits, all_orders, statement
+from service.sandbox.statements import (
+    all_accounts,
+    all_attributions,
+    all_credits,
+    all_orders,
+    statement,
+)
 from service.sandbox.tokens import Tokens
-from service.sandbox.universe import Members, RepeatedKey, Universe
+from service.sandbox.universe import (
+    LONGEST_HOLDING_DAYS,
+    Members,
+    RepeatedGrantKey,
+    RepeatedKey,
+    TooFewPoints,
+    Universe,
+)
 
 _UNIQUE_KEY = re.compile(r"email|cellphone|c\d{1,4}", re.ASCII)
 # Requests per second and client address, from Splio's page on rate limits.
 DOCUMENTED_LIMITS = {"contacts": 20.0, "sales": 20.0, "other": 10.0}
+# Denominations by which a checkout can spend any number of points.
+DEFAULT_REWARDS = {"PT1": 1, "PT10": 10, "PT100": 100, "PT1000": 1000}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +60,16 @@ class SplioSandboxSettings:
         hours: whether 01 to 09 o'clock is written `padded` or `plain`; the other is refused.
         automatic_subscription: a new contact becomes a member of program 1 at once.
         program_start: when the programs began; credits before it are refused.
+        grants_visible_after_s: how long a grant stays out of the ledger, the balance and the
+            lists of attributions; it counts at once against the next grant.
+        repeated_grant_key: a grant with a known idempotency key is dropped and answered 200
+            with an empty list (`suppress`), refused with 400 (`refuse`), or made again
+            (`book`, the harshest reading).
+        too_few_points: a grant that the card cannot pay is refused with 400 in the shape of
+            the other grant errors (`flat`), in that of most errors (`listed`), in the very
+            words of an empty stock (`stock`), or made all the same (`grant`).
+        holding_days: days after its event during which a credit is pending, not usable.
+        rewards: rewards there from the start, without limit, to their price in NQ points.
     """
 
     path: str
@@ -60,12 +85,21 @@ class SplioSandboxSettings:
     hours: Hours = "padded"
     automatic_subscription: bool = False
     program_start: str = "2022-01-01 00:00:00"
+    grants_visible_after_s: float = 0.5
+    repeated_grant_key: RepeatedGrantKey = "suppress"
+    too_few_points: TooFewPoints = "flat"
+    holding_days: int = 0
+    rewards: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_REWARDS))
 
     def __post_init__(self) -> None:
         if not _UNIQUE_KEY.fullmatch(self.unique_key):
             raise ValueError(f"unique_key is email, cellphone or cN, not {self.unique_key!r}")
         if not is_date(self.program_start, "padded"):
             raise ValueError("program_start is written YYYY-MM-DD HH:MM:SS")
+        if not 0 <= self.holding_days <= LONGEST_HOLDING_DAYS:
+            raise ValueError(f"holding_days is from 0 to {LONGEST_HOLDING_DAYS}")
+        if any(points < 0 for points in self.rewards.values()):
+            raise ValueError("a reward's price in points is 0 or more")
 
 
 class SplioSandbox:
@@ -97,7 +131,7 @@ class SplioSandbox:
 
     def change_settings(self, **changes: Any) -> None:
         """
-        Changes `points_visible_after_s`, `repeated_key` or `limits`.
+        Changes some of what `GET /_sandbox/settings` shows.
 
         Raises: BadSettingError.
         """
@@ -114,6 +148,14 @@ class SplioSandbox:
     async def credits(self) -> list[dict[str, Any]]:
         """Every credit that was booked."""
         return await self._state.books.run(all_credits)
+
+    async def attributions(self) -> list[dict[str, Any]]:
+        """Every code that a grant gave out."""
+        return await self._state.books.run(all_attributions)
+
+    async def accounts(self) -> list[dict[str, Any]]:
+        """Every card with what it earned, spent and holds."""
+        return await self._state.books.run(all_accounts)
 
     async def register_member(
         self,
@@ -156,6 +198,11 @@ async def open_splio_sandbox(settings: SplioSandboxSettings) -> AsyncIterator[Sp
         program_start=settings.program_start,
         points_visible_after_s=settings.points_visible_after_s,
         repeated_key=settings.repeated_key,
+        grants_visible_after_s=settings.grants_visible_after_s,
+        repeated_grant_key=settings.repeated_grant_key,
+        too_few_points=settings.too_few_points,
+        holding_days=settings.holding_days,
+        rewards=settings.rewards,
     )
     limits = RateLimits(settings.limits)
     books = Books(settings.path)

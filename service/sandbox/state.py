@@ -12,13 +12,28 @@ from typing import Any, get_args
 from service.sandbox.answers import Refused, answer_problem
 from service.sandbox.books import Books
 from service.sandbox.catalogue import seed_fields
-from service.sandbox.checks import is_number
+from service.sandbox.checks import is_integer, is_number
 from service.sandbox.contacts import find_contact
 from service.sandbox.faults import Faults
 from service.sandbox.limits import CATEGORIES, PeakRate, RateLimits
 from service.sandbox.members import FIRST_PROGRAM, enrol
+from service.sandbox.rewards import seed_rewards
 from service.sandbox.tokens import Tokens
-from service.sandbox.universe import Call, RepeatedKey, Universe
+from service.sandbox.universe import (
+    LONGEST_HOLDING_DAYS,
+    Call,
+    RepeatedGrantKey,
+    RepeatedKey,
+    TooFewPoints,
+    Universe,
+)
+
+_DELAYS = ("points_visible_after_s", "grants_visible_after_s")
+_CHOICES = {
+    "repeated_key": get_args(RepeatedKey),
+    "repeated_grant_key": get_args(RepeatedGrantKey),
+    "too_few_points": get_args(TooFewPoints),
+}
 
 
 class BadSettingError(ValueError):
@@ -52,11 +67,9 @@ class State:
 
     def settings(self) -> dict[str, Any]:
         """The settings that may change at run time, as they are now."""
-        return {
-            "points_visible_after_s": self.universe.points_visible_after_s,
-            "repeated_key": self.universe.repeated_key,
-            "limits": self.limits.limits,
-        }
+        names = (*_DELAYS, *_CHOICES, "holding_days")
+        rules = {name: getattr(self.universe, name) for name in names}
+        return {**rules, "limits": self.limits.limits}
 
     def change_settings(self, changes: Any) -> None:
         """
@@ -68,11 +81,15 @@ class State:
         if not isinstance(changes, dict) or not changes.keys() <= known.keys():
             raise BadSettingError(f"an object with some of: {', '.join(known)}")
         wanted = known | changes
-        visible, repeated = wanted["points_visible_after_s"], wanted["repeated_key"]
-        if not is_number(visible) or visible < 0:
-            raise BadSettingError("points_visible_after_s is a number of seconds, 0 or more")
-        if repeated not in get_args(RepeatedKey):
-            raise BadSettingError(f"repeated_key is one of: {', '.join(get_args(RepeatedKey))}")
+        for name in _DELAYS:
+            if not is_number(wanted[name]) or wanted[name] < 0:
+                raise BadSettingError(f"{name} is a number of seconds, 0 or more")
+        for name, choices in _CHOICES.items():
+            if wanted[name] not in choices:
+                raise BadSettingError(f"{name} is one of: {', '.join(choices)}")
+        days = wanted["holding_days"]
+        if not is_integer(days) or not 0 <= days <= LONGEST_HOLDING_DAYS:
+            raise BadSettingError(f"holding_days is a number from 0 to {LONGEST_HOLDING_DAYS}")
         limits = wanted["limits"]
         if limits is not None and not (
             isinstance(limits, dict) and all(is_number(limit) for limit in limits.values())
@@ -82,8 +99,10 @@ class State:
             self.limits.change(limits)
         except ValueError as error:
             raise BadSettingError(str(error)) from None
-        self.universe.points_visible_after_s = float(visible)
-        self.universe.repeated_key = repeated
+        for name in _DELAYS:
+            setattr(self.universe, name, float(wanted[name]))
+        for name in (*_CHOICES, "holding_days"):
+            setattr(self.universe, name, wanted[name])
 
 
 def prepare(db: sqlite3.Connection, universe: Universe) -> bytes:
@@ -102,6 +121,7 @@ def prepare(db: sqlite3.Connection, universe: Universe) -> bytes:
             f" not {universe.unique_key}: take another file"
         )
     seed_fields(db, universe)
+    seed_rewards(db, universe)
     return bytes.fromhex(kept["secret"])
 
 

@@ -11,17 +11,25 @@ from typing import Any, Literal
 from service.sandbox.checks import DATE_FORMAT, Hours
 
 RepeatedKey = Literal["suppress", "book"]
+RepeatedGrantKey = Literal["suppress", "refuse", "book"]
+TooFewPoints = Literal["flat", "listed", "stock", "grant"]
+LONGEST_HOLDING_DAYS = 3650
 Members = Literal["ean13", "registered"]
 
 
 @dataclass(slots=True)
 class Universe:
     """
-    The rules of one sandbox universe; two of them change while it runs.
+    The rules of one sandbox universe; some of them change while it runs.
 
     Attributes:
         points_visible_after_s: how long a credit stays out of `GET /loyalty/points`.
         repeated_key: what a credit with a known idempotency key does.
+        grants_visible_after_s: how long a grant stays out of ledger, balance and lists.
+        repeated_grant_key: what a grant with a known idempotency key does.
+        too_few_points: how a grant that the card cannot pay is answered.
+        holding_days: how long NQ points are held back after the date of their event.
+        rewards: the rewards there from the start, with their price in NQ points.
     """
 
     unique_key: str
@@ -31,6 +39,11 @@ class Universe:
     program_start: str
     points_visible_after_s: float
     repeated_key: RepeatedKey
+    grants_visible_after_s: float = 0.0
+    repeated_grant_key: RepeatedGrantKey = "suppress"
+    too_few_points: TooFewPoints = "flat"
+    holding_days: int = 0
+    rewards: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unique_field(self) -> int | None:

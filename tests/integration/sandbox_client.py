@@ -79,11 +79,30 @@ class Client:
     async def credit(self, card: str = CARD, **changes: Any) -> Reply:
         return await self.call("POST", f"/loyalty/v1/members/{card}/credit", credit(**changes))
 
+    async def grant(self, reward: str = "PT10", **changes: Any) -> Reply:
+        return await self.call("POST", f"/loyalty/v1/rewards/{reward}/grant", grant(**changes))
+
+    async def burn(self, code: str, **changes: Any) -> Reply:
+        document = {"card_code": CARD, "burned_date": "2026-11-15 09:14:02", **changes}
+        return await self.call("POST", f"/loyalty/v1/reward-attributions/{code}/burn", document)
+
+    async def own(self, card: str = CARD) -> None:
+        """Gives a card to the contact of `stock`."""
+        document = {"card_code": card, "contact_id": CONTACT}
+        assert (await self.call("POST", "/_sandbox/members", document, token="")).status == 201
+
+    async def usable(self, card: str = CARD) -> int:
+        """What the balance says may be spent."""
+        reply = await self.call("GET", f"/loyalty/members/{card}/balance")
+        points: int = reply.json["remaining"]["nq_points"]["total"]
+        return points
+
 
 @asynccontextmanager
 async def open_client(path: Path, **settings: Any) -> AsyncIterator[Client]:
     """A sandbox in `path` without limits unless told, and a client that is signed in."""
-    chosen: dict[str, Any] = {"limits": None, "points_visible_after_s": 0.0, **settings}
+    at_once = {"points_visible_after_s": 0.0, "grants_visible_after_s": 0.0}
+    chosen: dict[str, Any] = {"limits": None, **at_once, **settings}
     async with (
         open_splio_sandbox(SplioSandboxSettings(path=str(path / "splio.db"), **chosen)) as sandbox,
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session,
@@ -141,6 +160,18 @@ def credit(**changes: Any) -> dict[str, Any]:
     }
 
 
+def grant(**changes: Any) -> dict[str, Any]:
+    """A grant that the sandbox makes of a reward whose price the card can pay."""
+    return {
+        "card_code": CARD,
+        "quantity": 1,
+        "reason_msg": "main:capture:splio_club:4bd1f0a97c2e",
+        "grant_date": "2026-11-15 09:12:40",
+        "idempotency_key": "b2b7d0a4-2f5b-5c58-8f4e-6a1d1f0a7f02",
+        **changes,
+    }
+
+
 def points_query(card: str = CARD, **changes: str) -> dict[str, str]:
     """The query that finds a card's credits."""
     return {
@@ -148,6 +179,18 @@ def points_query(card: str = CARD, **changes: str) -> dict[str, str]:
         "event_type": json.dumps({"operator": "equals", "value": "credit_points"}),
         **changes,
     }
+
+
+def flat(key: str, slug: str, text: str) -> dict[str, Any]:
+    """Splio's error body without an envelope, as grants and burns have it."""
+    return {"error_key": key, "error": slug, "error_description": text}
+
+
+def no_store(name: str) -> dict[str, Any]:
+    """The error body of grants and burns for an unknown store, whose errors are an object."""
+    text = f'extid "{name}" not found in splio3_ecommerce.universe_stores'
+    errors = {"error_key": None, "error": "not_found", "error_description": text}
+    return {"status": 404, "errors": errors}
 
 
 def problem(key: str, slug: str, text: str, status: int = 400) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -12,6 +14,7 @@ import pytest
 
 from service.sandbox.splio import SplioSandboxSettings, open_splio_sandbox
 from tests.integration.sandbox_client import (
+    CARD,
     Client,
     open_client,
     order,
@@ -39,6 +42,13 @@ async def test_restart_keeps_books_and_tokens(tmp_path: Path) -> None:
         await client.call("POST", "/data/v1/orders", order())
         await client.credit()
         await client.credit()
+        [code] = (await client.grant()).json[0]["external_ids"]
+        await client.grant()
+        await client.burn(code)
+        await client.call("PATCH", f"/loyalty/members/{CARD}", {"birthday": "1991-06-18"})
+        await client.call("POST", f"/loyalty/members/{CARD}/optout")
+        member = (await client.call("GET", f"/loyalty/members/{CARD}")).json
+        rows = (await client.sandbox.attributions(), await client.sandbox.accounts())
         token = client.token
         before = await client.sandbox.statement()
     async with open_client(tmp_path) as client:
@@ -52,6 +62,32 @@ async def test_restart_keeps_books_and_tokens(tmp_path: Path) -> None:
         assert read.status == 200
         listed = await client.call("GET", "/loyalty/points", query=points_query(), token=token)
         assert listed.json["count_element"] == 1
+        assert after["grants"] == {"count": 1, "attributions": 1, "nq_points": 10, "burned": 1}
+        assert (after["grants_suppressed"], after["grant_doubles"]) == (1, [])
+        assert after["points"] == {"earned": 177, "spent": 10, "balance": 167}
+        assert (await client.sandbox.attributions(), await client.sandbox.accounts()) == rows
+        assert (await client.call("GET", f"/loyalty/members/{CARD}")).json == member
+        assert (await client.burn(code)).json["error"] == "external_id_already_burned"
+
+
+async def test_books_from_before_rewards_are_taken_on(tmp_path: Path) -> None:
+    async with open_client(tmp_path) as client:
+        await client.stock()
+        await client.credit()
+    with closing(sqlite3.connect(tmp_path / "splio.db")) as db:
+        for table in ("rewards", "grants", "attributions", "member_details"):
+            db.execute(f"DROP TABLE {table}")
+    async with open_client(tmp_path) as client:
+        assert (await client.grant()).status == 200
+        assert await client.usable() == 167
+
+
+async def test_rewards_keep_the_price_they_have_in_the_books(tmp_path: Path) -> None:
+    async with open_client(tmp_path, rewards={"PT1": 1}):
+        pass
+    async with open_client(tmp_path, rewards={"PT1": 7, "CAKE": 3}) as client:
+        listed = (await client.call("GET", "/loyalty/v2/rewards")).json["elements"]
+    assert {row["external_id"]: row["nqp_value"] for row in listed} == {"PT1": 1, "CAKE": 3}
 
 
 async def test_books_of_another_unique_key_are_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.integration.sandbox_client import (
     Client,
     Reply,
     credit,
+    grant,
     open_client,
     order,
     wait_until,
@@ -68,6 +69,36 @@ async def test_undocumented_status(client: Client, fault: str, acts: bool, statu
     reply = await post_order(client)
     assert (reply.status, "errors" in reply.json) == (status, False)
     assert await orders_in_the_books(client) == acts
+
+
+@pytest.mark.parametrize("fault", ["lost_reply", "lost_request", "status", "status_after"])
+async def test_answer_to_a_grant_that_fails_tells_nothing_of_the_books(
+    client: Client, fault: str
+) -> None:
+    await client.credit()
+    set_fault(client, fault, "reward.grant")
+    with pytest.raises(LOST) if _loses(fault) else nullcontext():
+        assert (await client.grant()).status == 503
+    acted = fault in ("lost_reply", "status_after")
+    assert await client.usable() == 177 - 10 * acted
+    # A repeat under the same key makes the grant, or finds it made.
+    again = await client.grant()
+    assert (again.status, len(again.json)) == (200, 0 if acted else 1)
+    assert await client.usable() == 167
+
+
+@pytest.mark.parametrize("fault", ["lost_reply", "lost_request"])
+async def test_lost_burn_is_told_by_its_repeat(client: Client, fault: str) -> None:
+    await client.credit()
+    [code] = (await client.grant()).json[0]["external_ids"]
+    set_fault(client, fault, "reward.burn")
+    with pytest.raises(LOST):
+        await client.burn(code)
+    again = await client.burn(code)
+    if fault == "lost_reply":
+        assert again.json["error"] == "external_id_already_burned"
+    else:
+        assert again.json["status"] == "burned"
 
 
 async def test_rate_limit_on_demand(client: Client) -> None:
@@ -180,13 +211,25 @@ SAMPLES = {
     "order.create": order("9"),
     "credit": credit(),
     "contact.create": {"email": "new@example.com"},
+    "reward.create": {
+        "external_id": "R",
+        "name": "R",
+        "nqp_value": 0,
+        "holding_days": 0,
+        "auto_generated": True,
+    },
+    "reward.grant": grant(),
+    "reward.burn": {"card_code": CARD},
 }
+# What stands for the variable part of a path; a card among members, else nothing known.
+NAMES = {"reward.grant": "PT1", "reward.read": "PT1"}
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_every_operation_can_fail_in_every_way(client: Client, operation: str) -> None:
     route = next(route for route in ROUTES if route.operation == operation)
-    path = "/" + route.path.replace("{}", CARD if "members" in route.path else "x")
+    name = CARD if "members" in route.path else NAMES.get(operation, "x")
+    path = "/" + route.path.replace("{}", name)
     document = SAMPLES.get(operation, {}) if route.method in ("POST", "PATCH") else None
     for fault in KINDS:
         set_fault(client, fault, operation, seconds=0.01)

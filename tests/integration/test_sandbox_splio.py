@@ -614,6 +614,10 @@ async def test_control_door_shows_every_row(client: Client) -> None:
         ("settings", {"hours": "plain"}, "points_visible_after_s"),
         ("settings", {"repeated_key": "perhaps"}, "suppress, book"),
         ("settings", {"limits": {"mail": 1}}, "unknown category"),
+        ("settings", {"grants_visible_after_s": -1}, "grants_visible_after_s"),
+        ("settings", {"repeated_grant_key": "perhaps"}, "suppress, refuse, book"),
+        ("settings", {"too_few_points": "perhaps"}, "flat, listed, stock, grant"),
+        ("settings", {"holding_days": 1.5}, "holding_days"),
         ("faults", {"operation": "tea", "fault": "reset"}, "operation is one of"),
         ("faults", {"operation": "*", "fault": "gremlin"}, "fault is one of"),
         ("faults", {"operation": "*", "fault": "reset", "count": 0}, "count"),
@@ -631,8 +635,16 @@ async def test_control_door_says_what_is_wrong(
 
 
 async def test_settings_change_while_it_runs(client: Client) -> None:
-    changes = {"repeated_key": "book", "limits": {"other": 1}}
+    changes = {"repeated_key": "book", "too_few_points": "grant", "limits": {"other": 1}}
     changed = await client.call("POST", "/_sandbox/settings", changes, token="")
-    assert changed.json["limits"] == {"other": 1}
+    assert changed.json == {
+        "points_visible_after_s": 0.0,
+        "grants_visible_after_s": 0.0,
+        "repeated_key": "book",
+        "repeated_grant_key": "suppress",
+        "too_few_points": "grant",
+        "holding_days": 0,
+        "limits": {"other": 1},
+    }
     assert (await client.call("GET", "/ping")).status == 200
     assert (await client.call("GET", "/ping")).status == 429

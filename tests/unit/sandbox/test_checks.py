@@ -3,7 +3,14 @@ from __future__ import annotations
 import pytest
 
 from service.sandbox.behaviours import BEHAVIOURS, behaviours_as_markdown
-from service.sandbox.checks import Hours, is_date, is_ean13, normal_date, year_after
+from service.sandbox.checks import (
+    Hours,
+    days_after,
+    is_date,
+    is_ean13,
+    months_after,
+    normal_date,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,8 +36,14 @@ def test_dates(text: str, hours: Hours, good: bool) -> None:
 
 def test_dates_are_printed_padded() -> None:
     assert normal_date("0099-1-2 3:4:5") == "0099-01-02 03:04:05"
-    assert year_after("2024-02-29 10:00:00") == "2025-02-28 10:00:00"
-    assert year_after("9999-12-31 10:00:00") == "9999-12-31 10:00:00"
+
+
+def test_later_dates_end_with_the_calendar() -> None:
+    assert days_after("2024-02-29 10:00:00", 365) == "2025-02-28 10:00:00"
+    assert days_after("9999-12-31 10:00:00", 365) == "9999-12-31 23:59:59"
+    assert days_after("2024-02-29 10:00:00", 2**53) == "9999-12-31 23:59:59"
+    assert months_after("2024-11-30 10:00:00", 3) == "2025-02-28 10:00:00"
+    assert months_after("2024-11-30 10:00:00", 2**53) == "9999-12-31 23:59:59"
 
 
 @pytest.mark.parametrize(
