@@ -222,6 +222,8 @@ class _Life:
     ) -> DeliveryReport:
         for process in processes:
             await process.wait_ready_or_end()
+            if self._scenario.stores.log == "kafka" and self._outage is None:
+                await self._until_reading(process)
 
         def note(progress: DeliveryProgress) -> None:
             if progress.accepted >= SPOOLED:
@@ -244,6 +246,14 @@ class _Life:
             plan=plan,
             on_progress=note,
         )
+
+    async def _until_reading(self, process: ServiceProcess) -> None:
+        """Otherwise one process might take everything, or find everything in one batch."""
+
+        def is_reading() -> bool:
+            return "streams.assigned" in process.log_text() or process.exit_code() is not None
+
+        await self._until(is_reading, "the group lets it in", _REACH_S)
 
     async def _die_together(self, crash: Crash) -> None:
         def is_over() -> bool:
