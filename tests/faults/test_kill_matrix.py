@@ -110,12 +110,13 @@ def _quick(stores: Stores) -> dict[str, Scenario]:
 
 
 def _slow(stores: Stores) -> dict[str, Scenario]:
+    counts = 4 if stores in {Stores.EMBEDDED, Stores.SERVERS} else 1
     scenarios = {
         f"{stores}-at-{step}-{number}-while-replies-are-lost": _while_replies_are_lost(
             step, stores, number
         )
         for step in steps_with(stores)
-        for number in range(4)
+        for number in range(counts)
     }
     rest = set(steps_with(stores)) - set(_quick_steps(stores))
     return {**{f"{stores}-at-{step}": _once(step, stores) for step in sorted(rest)}, **scenarios}
