@@ -64,7 +64,9 @@ class Ended:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="default: %(default)s")
-    parser.add_argument("--rate", type=float, default=20.0, help="events/s; default: %(default)s")
+    parser.add_argument(
+        "--rate", type=float, default=20.0, help="deliveries/s; default: %(default)s"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "data" / "soak.json")
     options = parser.parse_args()
     with working_folder() as folder, servers(folder) as both, sandbox_process(folder) as sandbox:
@@ -78,7 +80,9 @@ async def _soak(
     folder: Path, both: Servers, sandbox: SandboxProcess, minutes: float, rate: float
 ) -> dict[str, Any]:
     place = await both.open_place(folder)
-    traffic = Traffic(int(minutes * 60 * rate))
+    traffic = Traffic.lasting(
+        minutes * 60, rate=rate, doors=sum(role.receives for role in _ROLES.values())
+    )
     with ExitStack() as stack:
         doors: list[str] = []
         watched: list[Watched] = []

@@ -29,6 +29,12 @@ class Traffic:
 
     orders: int
 
+    @classmethod
+    def lasting(cls, seconds: float, *, rate: float, doors: int) -> "Traffic":
+        """As many orders as make `rate` deliveries a second, repeats and other events included."""
+        events = 1 + (doors - 1) / _BOTH_DOORS + 1 / _UNUSED + 1 / _UNREADABLE
+        return cls(int(seconds * rate / (events * (1 + _DUPLICATES))))
+
     def envelopes(self) -> Iterator[dict[str, Any]]:
         """The orders alone."""
         return generate_orders(
