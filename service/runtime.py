@@ -439,10 +439,10 @@ async def change_points_from(settings: Settings) -> None:
     """
     Let the ledger of a stopped service book points the way that the settings name.
 
-    Raises: WrongStateError while a booking is open; StartupError.
+    Raises: WrongStateError while a booking is open; StartupError, `consumers_run` among others.
     """
     config = replace(ledger_config(settings), points_from=None)
-    async with _open_ledger_alone(settings, config) as ledger:
+    async with _open_ledger_alone(settings, config) as ledger, _services_kept_off(ledger):
         await ledger.change_points_from(PointsFrom(settings.points_from))
 
 
@@ -457,16 +457,23 @@ async def recover(settings: Settings, *, since_ms: int) -> Recovery:
     async with (
         open_log(settings, metrics=metrics, clock=clock, receives=False) as log,
         open_ledger(settings, metrics=metrics, clock=clock) as ledger,
+        _services_kept_off(ledger),
     ):
-        if not await ledger.hold_duty(Chore.LOOK_UP, lease_s=_RECOVERY_S):
-            raise StartupError(
-                "consumers_run", "a service works on this ledger; stop every one of them first"
-            )
-        try:
-            since = await log.log.positions_at(since_ms)
-            return await ledger.recover(since, await log.log.end_positions())
-        finally:
-            await ledger.release_duties()
+        since = await log.log.positions_at(since_ms)
+        return await ledger.recover(since, await log.log.end_positions())
+
+
+@asynccontextmanager
+async def _services_kept_off(ledger: Ledger) -> AsyncIterator[None]:
+    """Of every service that works on a shared ledger one looks up; nobody does meanwhile."""
+    if not await ledger.hold_duty(Chore.LOOK_UP, lease_s=_RECOVERY_S):
+        raise StartupError(
+            "consumers_run", "a service works on this ledger; stop every one of them first"
+        )
+    try:
+        yield
+    finally:
+        await ledger.release_duties()
 
 
 @asynccontextmanager

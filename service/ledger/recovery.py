@@ -7,16 +7,21 @@ from service.domain.effects import Kind
 from service.domain.ledger import Recovery
 from service.domain.records import Stream
 from service.ledger.claims import absence_counts_from
+from service.ledger.database import KeyStatement
 from service.ledger.transaction import Tx
 
+_BITE: Final = 5_000  # effects changed by one statement, as PostgreSQL ends one that takes long
+_OPEN: Final = (
+    "SELECT id FROM effects WHERE state <> 'applied' "
+    "AND state IN ('blocked', 'due', 'attempting', 'in_doubt', 'held', 'rejected') AND kind = ?"
+)
 # Guarantees: what this ledger does not know to be settled may have been since the copy was made,
 # so nothing of it is sent before Splio was asked; what waits keeps waiting and is looked up then.
-_DOUBT: Final = (
+_DOUBT: Final = KeyStatement(
     "UPDATE effects SET state = CASE state WHEN 'due' THEN 'in_doubt' "
     "WHEN 'attempting' THEN 'in_doubt' ELSE state END, due_at = ?1, absence_counts_from = ?2, "
     "first_attempt_at = coalesce(first_attempt_at, ?1), was_in_doubt = 1, resends = 0, "
-    "lease_owner = NULL, lease_until = NULL WHERE state <> 'applied' "
-    "AND state IN ('blocked', 'due', 'attempting', 'in_doubt', 'held', 'rejected') AND kind = ?3"
+    "lease_owner = NULL, lease_until = NULL WHERE id IN (:keys)"
 )
 # Guarantees: reading begins no later than it would have; records before `recover_until` are
 # planned in doubt where they are not known.
@@ -35,7 +40,11 @@ def recover(tx: Tx, since: Mapping[Stream, int], ends: Mapping[Stream, int]) -> 
     effects = 0
     for kind in Kind:
         counts_from = absence_counts_from(tx, kind, None)
-        effects += tx.connection.execute(_DOUBT, (tx.now_ms, counts_from, kind.value)).rowcount
+        rows = tx.connection.execute(_OPEN, (kind.value,)).fetchall()
+        ids = [row[0] for row in rows]
+        for start in range(0, len(ids), _BITE):
+            some = ids[start : start + _BITE]
+            effects += _DOUBT.changed(tx.connection, some, tx.now_ms, counts_from)
     records = 0
     for stream, end in ends.items():
         name = (stream.topic.value, stream.partition)

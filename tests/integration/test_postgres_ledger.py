@@ -27,7 +27,7 @@ from service.domain.ledger import (
 from service.domain.planning import Plan
 from service.domain.ports import Step
 from service.domain.records import Advance
-from service.ledger import postgres_connection
+from service.ledger import postgres_connection, recovery
 from service.ledger.postgres_connection import LimitedConnection
 from service.ledger.sql_ledger import SqlLedger
 from tests.contract.ledger_fixture import (
@@ -372,6 +372,22 @@ async def test_a_commit_that_is_carried_out_after_it_was_given_up_does_no_harm(
             assert len(await ledger.outbox(limit=9)) == 1
             shown = await ledger.show_effect(effect.key)
             assert [row["outcome"] for row in shown["attempts"]].count("applied") == 1
+
+
+async def test_a_recovery_of_many_effects_ends_before_a_statement_is_given_up(
+    home: SharedHome, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 200,000 open effects one statement for all took longer than the server lets it."""
+    monkeypatch.setattr(recovery, "_BITE", 2)
+    slow = (
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(1); RETURN NEW; END'; "
+        "CREATE TRIGGER slow BEFORE UPDATE ON effects FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    async with home.open("one") as ledger:
+        await plan(ledger, records, *(order_only(str(number)) for number in range(6)))
+        home.execute(slow)
+        assert (await ledger.recover({}, {})).effects_in_doubt == 6
 
 
 # -- what the database cannot hold

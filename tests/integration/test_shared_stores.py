@@ -2,16 +2,22 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import orjson
 import psycopg
 import pytest
+from prometheus_client import CollectorRegistry
 
+from service.domain.ledger import Chore
+from service.ledger.postgres import open_postgres_ledger, server_clock
 from service.ledger.postgres_schema import migrate
 from service.sandbox.scayle import generate_orders
 from service.stores import Role
+from service.telemetry.metrics import Metrics
+from tests.contract.ledger_fixture import CONFIG
 from tests.harness.kafka_server import KafkaServer
 from tests.harness.place import make_place
 from tests.harness.postgres_server import PostgresServer
@@ -155,3 +161,26 @@ async def test_offline_commands_work_on_a_shared_ledger(postgres_server: Postgre
     with psycopg.connect(address) as connection:
         row = connection.execute("SELECT value FROM meta WHERE name = 'tenant'").fetchone()
         assert row == ("main",)
+
+
+async def test_who_books_points_is_not_changed_while_a_service_works(
+    postgres_server: PostgresServer,
+) -> None:
+    """P2: it would go on booking one way while the next one that starts books the other."""
+    address = postgres_server.new_database()
+    migrate(address)
+    environ = {"RELAY_LEDGER_URL": address}
+    config = replace(CONFIG, owner="a service that works")
+    metrics = Metrics(CollectorRegistry())
+    clock = await server_clock(address)
+    async with open_postgres_ledger(address, config=config, clock=clock, metrics=metrics) as ledger:
+        assert await ledger.hold_duty(Chore.LOOK_UP, lease_s=60)
+        code, output = await command(environ, "points-from", "rules")
+        assert code == 1 and "consumers_run" in output
+        await ledger.release_duties()
+    code, output = await command(environ, "points-from", "rules")
+    assert code == 0, output
+    with psycopg.connect(address) as connection:
+        row = connection.execute("SELECT value FROM meta WHERE name = 'points_from'").fetchone()
+        assert row == ("rules",)
+        assert connection.execute("SELECT * FROM duties").fetchall() == []
