@@ -32,6 +32,9 @@ AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError)
 # large, a key that is too long for an index.
 NOT_STORABLE: Final = (psycopg.DataError, UnicodeEncodeError, errors.ProgramLimitExceeded)
 
+# A prepared statement does not fit the tables any more, or is gone; a new connection has none.
+_OUTDATED: Final = (errors.FeatureNotSupported, errors.InvalidSqlStatementName)
+
 _PLACE: Final = re.compile(r"\?(\d*)")
 _HINTS: Final = re.compile(r" INDEXED BY \w+")
 
@@ -119,10 +122,12 @@ class PostgresConnection:
 
     def execute(self, text: str, parameters: Sequence[Any] = ()) -> Cursor:
         assert self._raw is not None
-        if not parameters:
-            return self._raw.execute(translate(text).encode())
         named = {f"p{number}": value for number, value in enumerate(parameters, start=1)}
-        return self._raw.execute(translate(text).encode(), named)
+        try:
+            return self._raw.execute(translate(text).encode(), named or None)
+        except _OUTDATED:
+            self._raw.close()
+            raise
 
     def close(self) -> None:
         if self._raw is not None:

@@ -18,8 +18,8 @@ CREATE TABLE meta (
 
 -- One row per transaction key, for ever. The unique key makes an effect exist once; every change
 -- of `state` is an UPDATE that names the state and the attempt it expects.
--- Pages keep room, so that a claim and its outcome find place on the page of their effect and
--- touch no index that does not change (heap-only tuples).
+-- Pages keep room, so that a claim and its outcome find place on the page of their effect. They
+-- write every index all the same, as the state is part of one.
 CREATE TABLE effects (
     id                  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     effect_key          text COLLATE "C" NOT NULL,
