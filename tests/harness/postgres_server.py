@@ -56,8 +56,12 @@ class PostgresServer:
         self._numbers = count()
 
     def __enter__(self) -> Self:
-        self._make()
-        self.start()
+        try:
+            self._make()
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,7 +124,8 @@ class PostgresServer:
 
     def kill(self) -> None:
         """End every process of it with SIGKILL, as a power cut would."""
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
+            self._process = None
             return
         family = self._family()
         for process in family:
