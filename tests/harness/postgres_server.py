@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -129,7 +129,9 @@ class PostgresServer:
             return
         family = self._family()
         for process in family:
-            process.kill()
+            # A session whose client has gone, or the postmaster, ends by itself meanwhile.
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(family, _START_S)
         self._process.wait(_START_S)
         self._process = None
@@ -137,11 +139,13 @@ class PostgresServer:
     def freeze(self) -> None:
         """Stop every process of it where it stands; connections stay open and nothing answers."""
         for process in self._family():
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def thaw(self) -> None:
         for process in self._family():
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def log_text(self) -> str:
         return self._log_path.read_text()
