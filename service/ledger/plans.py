@@ -26,7 +26,6 @@ from service.ledger.rows import (
     MAX_INTEGER,
     encode_prerequisites,
     follower_state,
-    plan_beside_others,
     void_followers,
 )
 from service.ledger.transaction import ConcurrentChangeError, Tx
@@ -86,7 +85,7 @@ class PlanRows:
         INSERT_RECORDS.run(connection, self.records)
         INSERT_BODIES.run(connection, self.bodies)
         if self.effects:
-            plan_beside_others(tx)
+            tx.plan_beside_others()
         INSERT_EFFECTS.run(connection, self.effects)
         _INSERT_ORDERS.run(connection, self.orders)
         by_count: dict[int, list[str]] = {}

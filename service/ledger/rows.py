@@ -220,12 +220,6 @@ _VOID_FOLLOWERS: Final = KeyStatement(
 )
 
 
-# Guarantees: an effect whose follower is being written is not inserted before that is committed.
-_PLANNING: Final = 0x4C524C33  # "LRL3"
-_PLAN_BESIDE_OTHERS: Final = f"SELECT pg_advisory_xact_lock_shared({_PLANNING})"
-_PLAN_ALONE: Final = f"SELECT pg_advisory_xact_lock({_PLANNING})"
-
-
 def release_followers(tx: Tx, keys: Sequence[str]) -> None:
     """Make due what waited for these keys."""
     if not tx.memory.has_followers:
@@ -242,12 +236,6 @@ def void_followers(tx: Tx, keys: Sequence[str]) -> None:
         note_outcomes(tx, waited_for)
 
 
-def plan_beside_others(tx: Tx) -> None:
-    """To be called before effects are inserted; see `follower_state`."""
-    if tx.connection.takes_arrays:
-        tx.connection.execute(_PLAN_BESIDE_OTHERS)
-
-
 def follower_state(tx: Tx, after: EffectKey, predecessor: str | None) -> State:
     """
     The state of a follower whose predecessor `after` is in that state, None when it is not known.
@@ -256,10 +244,8 @@ def follower_state(tx: Tx, after: EffectKey, predecessor: str | None) -> State:
     ends: another process would insert and settle it, and not see who waits for it.
     Raises: ConcurrentChangeError when it was inserted just now.
     """
-    if predecessor is None and tx.connection.takes_arrays:
-        tx.connection.execute(_PLAN_ALONE)
-        if read_standings(tx, [after]):
-            raise ConcurrentChangeError
+    if predecessor is None and tx.plan_alone() and read_standings(tx, [after]):
+        raise ConcurrentChangeError
     if predecessor in {State.APPLIED, State.DUPLICATE}:
         return State.DUE
     if predecessor in {State.REJECTED, State.VOID}:

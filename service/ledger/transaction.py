@@ -13,6 +13,11 @@ NODE_SHIFT: Final = 11
 NODES: Final = 1 << (_ID_SHIFT - NODE_SHIFT)  # writers that may be connected at once
 _COUNTER_MASK: Final = (1 << NODE_SHIFT) - 1
 
+# Guarantees: an effect whose follower is being written is not inserted before that is committed.
+_PLANNING: Final = 0x4C524C33  # "LRL3"
+_PLAN_BESIDE_OTHERS: Final = f"SELECT pg_advisory_xact_lock_shared({_PLANNING})"
+_PLAN_ALONE: Final = f"SELECT pg_advisory_xact_lock({_PLANNING})"
+
 
 class ConcurrentChangeError(Exception):
     """Another process committed in between: the transaction is carried out again."""
@@ -66,6 +71,17 @@ class Tx:
         for cursors, changed, error in self._expected:
             if sum(cursor.rowcount for cursor in cursors) != changed:
                 raise error
+
+    def plan_beside_others(self) -> None:
+        """To be called before effects are inserted: not while another process plans alone."""
+        if self.connection.takes_arrays:
+            self.connection.execute(_PLAN_BESIDE_OTHERS)
+
+    def plan_alone(self) -> bool:
+        """Let no other process insert effects until this ends; False where there is no other."""
+        if self.connection.takes_arrays:
+            self.connection.execute(_PLAN_ALONE)
+        return self.connection.takes_arrays
 
     def id(self) -> int:
         """A new id: greater than all before of this writer, and telling its time."""

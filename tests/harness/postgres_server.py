@@ -7,7 +7,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -62,8 +62,12 @@ class PostgresServer:
         self._numbers = count()
 
     def __enter__(self) -> Self:
-        self._make()
-        self.start()
+        try:
+            self._make()
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -137,11 +141,14 @@ class PostgresServer:
 
     def kill(self) -> None:
         """End every process of it with SIGKILL, as a power cut would."""
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
+            self._process = None
             return
         family = self._family()
         for process in family:
-            process.kill()
+            # A session whose client has gone, or the postmaster, ends by itself meanwhile.
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         psutil.wait_procs(family, _START_S)
         self._process.wait(_START_S)
         self._process = None
@@ -149,11 +156,13 @@ class PostgresServer:
     def freeze(self) -> None:
         """Stop every process of it where it stands; connections stay open and nothing answers."""
         for process in self._family():
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def thaw(self) -> None:
         for process in self._family():
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
     def log_text(self) -> str:
         return self._log_path.read_text()
