@@ -97,9 +97,9 @@ async def readiness_of(fleet: Fleet, service: ServiceProcess) -> list[str]:
 @pytest.mark.parametrize(
     ("outage", "seconds", "roles"),
     [
-        pytest.param(restarted, 0, (Role.SERVE,), id="restarted"),
-        pytest.param(killed, 6, (Role.RECEIVE, Role.CONSUME), id="gone"),
-        pytest.param(frozen, 6, (Role.SERVE,), id="frozen"),
+        pytest.param(restarted, 0, (Role.SERVE,), id="restarted", marks=pytest.mark.slow),
+        pytest.param(killed, 5, (Role.RECEIVE, Role.CONSUME), id="gone"),
+        pytest.param(frozen, 5, (Role.SERVE,), id="frozen"),
         pytest.param(killed, 30, (Role.SERVE,), id="gone-long", marks=pytest.mark.slow),
         pytest.param(frozen, 30, (Role.SERVE, Role.CONSUME), id="frozen-long",
                      marks=pytest.mark.slow),

@@ -94,10 +94,10 @@ async def is_degraded(fleet: Fleet, process: ServiceProcess) -> bool:
 @pytest.mark.parametrize(
     ("outage", "seconds", "roles"),
     [
-        pytest.param(restarted, 0, (Role.SERVE,), id="restarted"),
+        pytest.param(restarted, 0, (Role.SERVE,), id="restarted", marks=pytest.mark.slow),
         pytest.param(killed, 3, (Role.SERVE, Role.CONSUME), id="killed"),
         # Longer than a server that does not answer is waited for.
-        pytest.param(frozen, 12, (Role.SERVE, Role.CONSUME), id="frozen"),
+        pytest.param(frozen, 10, (Role.SERVE, Role.CONSUME), id="frozen"),
         pytest.param(killed, 30, (Role.RECEIVE, Role.CONSUME), id="gone-long",
                      marks=pytest.mark.slow),
         pytest.param(frozen, 40, (Role.SERVE, Role.CONSUME), id="frozen-long",

@@ -3,8 +3,10 @@ A consumer stands still past its leases, others take over, then it goes on as if
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from signal import SIGCONT
 from typing import Final
@@ -20,10 +22,13 @@ from tests.harness.load import Load
 from tests.harness.place import Place, make_place
 from tests.harness.postgres_server import PostgresServer
 from tests.harness.service_process import ServiceProcess
+from tests.harness.side_by_side import side_by_side
 from tests.harness.waiting import until
 
 _PLAN: Final = DeliveryPlan(rate=60, concurrency=8, duplicates=0.2, reordering=5)
 _REACH_S: Final = 60.0
+_AT_ONCE: Final = 3
+_LIFE_S: Final = 380.0
 _LATE: Final = ("stale", "late")
 
 
@@ -98,13 +103,9 @@ def recorded(zombies: Sequence[ServiceProcess]) -> Counter[tuple[str, str]]:
     )
 
 
-@pytest.mark.timeout(300)
-async def test_zombie_sends_nothing_any_more_for_a_claim_that_ran_out(
-    kafka_server: KafkaServer, postgres_server: PostgresServer, tmp_path: Path
-) -> None:
+async def sends_nothing_for_a_claim_that_ran_out(place: Place, directory: Path) -> None:
     """P2: the deadline is looked at as late as the client lets it."""
-    place = await place_on(tmp_path, kafka_server, postgres_server)
-    async with running_fleet(tmp_path, place) as fleet:
+    async with running_fleet(directory, place) as fleet:
         zombies, loads = await live(fleet, _BEFORE)
         await fleet.assert_exact(*loads)
         late = recorded(zombies)
@@ -113,52 +114,87 @@ async def test_zombie_sends_nothing_any_more_for_a_claim_that_ran_out(
         assert not [key for key in late if key[1] == "late"]
 
 
-@pytest.mark.timeout(300)
-async def test_zombie_that_had_sent_changes_nothing_any_more(
-    kafka_server: KafkaServer, postgres_server: PostgresServer, tmp_path: Path
-) -> None:
+async def is_believed_by_nobody_after_it_had_sent(place: Place, directory: Path) -> None:
     """P2, P4: what it sent was found by the others and not repeated."""
-    place = await place_on(tmp_path, kafka_server, postgres_server)
-    async with running_fleet(tmp_path, place) as fleet:
+    async with running_fleet(directory, place) as fleet:
         zombies, loads = await live(fleet, _AFTER)
         await fleet.assert_exact(*loads)
         for zombie in zombies:
             assert recorded([zombie]), zombie.log_path.stem
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "moments",
-    [
-        pytest.param(_PLANNING, id="planning"),
-        pytest.param(_COMMITTING, id="committing", marks=pytest.mark.slow),
-    ],
-)
-async def test_zombie_does_not_plan_what_others_have_planned(
-    moments: Sequence[Moment],
-    kafka_server: KafkaServer,
-    postgres_server: PostgresServer,
-    tmp_path: Path,
-) -> None:
+async def does_not_plan_what_others_have_planned(place: Place, directory: Path) -> None:
     """P2: a position moves only from where its reader was."""
-    place = await place_on(tmp_path, kafka_server, postgres_server)
-    async with running_fleet(tmp_path, place) as fleet:
-        zombies, loads = await live(fleet, moments)
+    async with running_fleet(directory, place) as fleet:
+        zombies, loads = await live(fleet, _PLANNING)
         await fleet.assert_exact(*loads)
-        if moments is _PLANNING:
-            for zombie in zombies:
-                assert any(lines(zombie, "records.position_moved")), zombie.log_path.stem
+        for zombie in zombies:
+            assert any(lines(zombie, "records.position_moved")), zombie.log_path.stem
 
 
-@pytest.mark.timeout(300)
-async def test_zombie_between_the_last_look_at_the_clock_and_the_write_is_stopped_by_splio(
-    kafka_server: KafkaServer, postgres_server: PostgresServer, tmp_path: Path
+async def gives_up_a_transaction_that_kept_others_waiting(place: Place, directory: Path) -> None:
+    """P2, P3: the server ends it, so that its rows are free."""
+    async with running_fleet(directory, place) as fleet:
+        _, loads = await live(fleet, _COMMITTING)
+        await fleet.assert_exact(*loads)
+
+
+async def is_stopped_by_splio_after_the_last_look_at_the_clock(
+    place: Place, directory: Path
 ) -> None:
     """The residual risk as it is written down: one repeat at most, which Splio recognises."""
-    place = await place_on(tmp_path, kafka_server, postgres_server)
-    async with running_fleet(tmp_path, place, repeated_key="suppress") as fleet:
+    async with running_fleet(directory, place, repeated_key="suppress") as fleet:
         zombies, loads = await live(fleet, _BETWEEN)
         statement = await fleet.sandbox.statement()
         posted_twice = statement["orders_posted_twice"]
         assert posted_twice + statement["credits_suppressed"] == len(zombies)
         await fleet.assert_exact(*loads, posted_twice=posted_twice)
+
+
+_QUICK: Final = (
+    sends_nothing_for_a_claim_that_ran_out,
+    is_believed_by_nobody_after_it_had_sent,
+    does_not_plan_what_others_have_planned,
+)
+_SLOW: Final = (
+    gives_up_a_transaction_that_kept_others_waiting,
+    is_stopped_by_splio_after_the_last_look_at_the_clock,
+)
+_CASES: Final = {case.__name__: case for case in (*_QUICK, *_SLOW)}
+
+
+@pytest.fixture(scope="module")
+def lives(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    kafka_server: KafkaServer,
+    postgres_server: PostgresServer,
+) -> Iterator[Mapping[str, Future[None]]]:
+    """Every case that is asked for in this run, begun ahead: they mostly wait."""
+    wanted = [
+        str(item.callspec.params["name"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.module is request.module
+        and "lives" in item.fixturenames
+    ]
+
+    async def play(name: str) -> None:
+        directory = tmp_path_factory.mktemp("zombie")
+        await _CASES[name](await place_on(directory, kafka_server, postgres_server), directory)
+
+    with side_by_side(at_once=_AT_ONCE) as runner:
+        yield {name: runner.submit(partial(play, name)) for name in wanted}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(case.__name__ for case in _QUICK),
+        *(pytest.param(case.__name__, marks=pytest.mark.slow) for case in _SLOW),
+    ],
+)
+def test_zombie(name: str, lives: Mapping[str, Future[None]]) -> None:
+    """Each case's own docstring names its promise."""
+    lives[name].result(timeout=_LIFE_S)
