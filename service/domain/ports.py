@@ -161,6 +161,18 @@ class Operation(StrEnum):
     CREATE_STORE = "create_store"
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """
+    Slots of a lane of Splio, one an interval after the other.
+
+    `first_s` is on this process' monotonic clock, and off by `margin_s` at most.
+    """
+
+    first_s: float
+    margin_s: float = 0.0
+
+
 class Permit(Protocol):
     """Leave to send one request in one lane; used up by the request or handed back."""
 

@@ -18,11 +18,8 @@ LEAD_S: Final = 0.1
 # A request of a shared schedule is written this long after its slot at the latest: half of what
 # the slots leave between a window of them and a second, the other half is the network's.
 LATE_S: Final = JITTER_S / 2
-# A shared schedule that takes longer to answer than this leaves too little of that to write in.
-# What it takes beyond is added to the slot, and to the distance of the next one: so slow a
-# database costs a part of the limit. One that takes longer than the last value costs all of it.
-_QUICK_S: Final = LATE_S / 2
-_MOST_LATE_S: Final = 0.5
+# Slots of a shared schedule taken at once are no more than this part of a window's.
+_MOST_AT_ONCE: Final = 0.25
 _RESET_LIMIT_S: Final = 300.0  # of a 429; a longer one would be a mistake of somebody's
 
 
@@ -74,12 +71,13 @@ class _LaneLimit:
         "came_back",
         "gate",
         "held_until",
-        "late_s",
         "lowered_until",
+        "margin_s",
         "outstanding",
         "rate",
         "spare",
         "turn",
+        "waiting",
         "written",
     )
 
@@ -91,8 +89,9 @@ class _LaneLimit:
         self.came_back = asyncio.Event()
         self.written: deque[float] = deque(maxlen=rate.capacity)
         self.outstanding = 0
+        self.waiting = 0
+        self.margin_s = 0.0
         self.held_until = 0.0
-        self.late_s = LATE_S
         self.lowered_until = 0.0
 
     def take_back(self, slot: Slot) -> None:
@@ -165,23 +164,12 @@ class Limiter:
             self._observe(lane, 0.0)
             return Grant(lane, None, _ANY_TIME)
         asked_at = self._clock.monotonic_s()
-        async with limit.turn:
-            slot = limit.take_spare(asked_at) or await self._reserve(lane, limit)
-            try:
-                while True:
-                    now = self._clock.monotonic_s()
-                    wait_s = limit.grant_opens_at(slot.opens_s - self._lead_s) - now
-                    if wait_s <= 0:
-                        break
-                    await self._sleep_unless(limit.came_back, wait_s)
-                    if limit.came_back.is_set():
-                        # A request before this one was not written: its slot is the earlier one.
-                        limit.spare.append(slot)
-                        slot = limit.take_spare(self._clock.monotonic_s()) or slot
-            except asyncio.CancelledError:
-                limit.spare.append(slot)
-                raise
-            limit.outstanding += 1
+        limit.waiting += 1
+        try:
+            async with limit.turn:
+                slot, now = await self._wait_for_grant(lane, limit)
+        finally:
+            limit.waiting -= 1
         self._observe(lane, now - asked_at)
         return Grant(lane, limit, slot)
 
@@ -217,24 +205,53 @@ class Limiter:
             limit.written.append(self._clock.monotonic_s())
             grant.use()
 
+    async def _wait_for_grant(self, lane: Lane, limit: _LaneLimit) -> tuple[Slot, float]:
+        """The next slot, once it is time to get ready for it, and that time."""
+        slot = limit.take_spare(self._clock.monotonic_s()) or await self._reserve(lane, limit)
+        try:
+            while True:
+                now = self._clock.monotonic_s()
+                wait_s = limit.grant_opens_at(slot.opens_s - self._lead_s) - now
+                if wait_s <= 0:
+                    break
+                await self._sleep_unless(limit.came_back, wait_s)
+                if limit.came_back.is_set():
+                    # A request before this one was not written: its slot is the earlier one.
+                    limit.spare.append(slot)
+                    slot = limit.take_spare(self._clock.monotonic_s()) or slot
+        except asyncio.CancelledError:
+            limit.spare.append(slot)
+            raise
+        limit.outstanding += 1
+        return slot, now
+
     async def _reserve(self, lane: Lane, limit: _LaneLimit) -> Slot:
         """
-        The lane's next slot on this process' clock.
+        The lane's next slot.
 
-        Of a shared schedule it is known no better than the answer took, so both ends are on the
-        safe side; in memory a slot is good for a window, as the gate counts all that is written.
+        In memory it is good for a window, as the gate counts all that is written. Of a shared
+        schedule it is short, and known no better than two clocks are compared: what they may
+        differ by is left free once in a window. Where the schedule is slow, several are taken at
+        once for those who wait; the others are spare.
         """
+        rate = limit.rate
         if not self._schedule.is_shared:
-            opens_s = await self._schedule.reserve(lane) + self._clock.monotonic_s()
-            return Slot(opens_s, opens_s + limit.rate.window_s)
-        late_s = limit.late_s
-        asked_s = self._clock.monotonic_s()
-        wait_s = await self._schedule.reserve(lane, room_s=late_s - LATE_S)
-        answered_s = self._clock.monotonic_s()
-        # As slow as this answer, and a quarter more, may be the next one.
-        took_s = 1.25 * max(0.0, answered_s - asked_s - _QUICK_S)
-        limit.late_s = min(LATE_S + took_s, _MOST_LATE_S)
-        return Slot(answered_s + wait_s, asked_s + wait_s + late_s)
+            reserved = await self._schedule.reserve(lane)
+            return Slot(reserved.first_s, reserved.first_s + rate.window_s)
+        stretch = 1.0 + max(0.0, 2 * limit.margin_s - LATE_S / 2) / rate.window_s
+        count = 1 + math.floor(self._schedule.answers_in_s() / rate.interval_s)
+        count = max(1, min(count, limit.waiting, math.floor(rate.capacity * _MOST_AT_ONCE)))
+        reserved = await self._schedule.reserve(lane, count=count, stretch=stretch)
+        limit.margin_s = margin_s = reserved.margin_s
+        width_s = max(LATE_S - 2 * margin_s, LATE_S / 2)
+        slots = [
+            Slot(opens_s, opens_s + width_s)
+            for opens_s in (
+                reserved.first_s + margin_s + n * stretch * rate.interval_s for n in range(count)
+            )
+        ]
+        limit.spare += slots[1:]
+        return slots[0]
 
     async def _wait_for_slot(self, grant: Grant, limit: _LaneLimit, deadline_s: float) -> None:
         """Until the grant's slot is there; one that was missed is replaced by a later one."""

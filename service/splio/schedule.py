@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from service.domain.clock import Clock
 from service.domain.effects import Lane
+from service.domain.ports import Reserved
 
 # Requests that leave a window apart must still arrive a second apart: what the network may
 # shift between two of them. It costs 4 % of a limit of one second.
@@ -41,8 +42,7 @@ class Schedule(Protocol):
     Hands out the slots of the lanes that have a limit, each once.
 
     Whoever shares a client address shares one schedule: within a process it is in memory, for
-    several replicas it is a row per lane in their database. Times are seconds from now, so that
-    no two clocks need to agree.
+    several replicas it is a row per lane in their database.
 
     `is_shared`: others write by it too, so a request is written in its own slot or in a later
     one; this process' count of what it wrote says nothing of theirs.
@@ -51,10 +51,14 @@ class Schedule(Protocol):
     @property
     def is_shared(self) -> bool: ...
 
-    async def reserve(self, lane: Lane, *, room_s: float = 0.0) -> float:
+    def answers_in_s(self) -> float:
+        """How long `reserve` may take now."""
+        ...
+
+    async def reserve(self, lane: Lane, *, count: int = 1, stretch: float = 1.0) -> Reserved:
         """
-        Take the next slot of `lane`: seconds until it, 0 when it is now. The slot after it is
-        `room_s` later than it would be.
+        Take the next `count` slots of `lane`; they are `stretch` times as far apart as they need
+        to be.
         """
         ...
 
@@ -73,11 +77,13 @@ class MemorySchedule:
         self._next = dict.fromkeys(rates, 0.0)
         self._clock = clock
 
-    async def reserve(self, lane: Lane, *, room_s: float = 0.0) -> float:
-        now = self._clock.monotonic_s()
-        at = max(self._next[lane], now)
-        self._next[lane] = at + self._intervals[lane] + room_s
-        return at - now
+    def answers_in_s(self) -> float:
+        return 0.0
+
+    async def reserve(self, lane: Lane, *, count: int = 1, stretch: float = 1.0) -> Reserved:
+        first_s = max(self._next[lane], self._clock.monotonic_s())
+        self._next[lane] = first_s + count * stretch * self._intervals[lane]
+        return Reserved(first_s)
 
     async def hold(self, lane: Lane, *, seconds: float) -> None:
         self._next[lane] = max(self._next[lane], self._clock.monotonic_s() + seconds)
