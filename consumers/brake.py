@@ -1,10 +1,21 @@
 """The dead-letter brake: a long run of rejections is usually a fault of ours, so stop and ask."""
 
+import asyncio
+import logging
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
+from consumers.stopping import set_within
+from service.domain.clock import Clock
+from service.domain.errors import LedgerUnavailableError
+from service.domain.ledger import BrakeLedger
+
+_LOOK_S: Final = 2.0  # until a brake set or released elsewhere holds here
 _WINDOW: Final = 200  # the share of rejections is judged over this many outcomes
+
+logger = logging.getLogger("relay.brakes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +55,37 @@ class DeadLetterBrake:
         self._run = 0
         self._rejected = 0
         self._window.clear()
+
+
+class Braked(Protocol):
+    """What a brake can stop in this process."""
+
+    def follow_brakes(self, brakes: Mapping[str, str], *, asked_at_s: float) -> None:
+        """Take the ledger's word of `asked_at_s` (monotonic): reasons by what is braked."""
+        ...
+
+
+class BrakeWatch:
+    """
+    The worker that looks at the brakes in the ledger: one that another process set holds here
+    too, and one that was released through another process is released here.
+    """
+
+    name = "brakes"
+
+    def __init__(self, ledger: BrakeLedger, braked: Sequence[Braked], *, clock: Clock) -> None:
+        self._ledger = ledger
+        self._braked = braked
+        self._clock = clock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            asked_at_s = self._clock.monotonic_s()
+            try:
+                brakes = {brake.lane: brake.reason for brake in await self._ledger.brakes()}
+            except LedgerUnavailableError as error:
+                logger.warning("brakes.not_read", extra={"reason": error.reason})
+            else:
+                for each in self._braked:
+                    each.follow_brakes(brakes, asked_at_s=asked_at_s)
+            await set_within(stop, self._clock, _LOOK_S)

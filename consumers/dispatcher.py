@@ -100,6 +100,7 @@ class Dispatcher:
         self._creations: set[asyncio.Task[None]] = set()
         self._halt = asyncio.Event()  # no new attempt: asked to stop, or a part of this died
         self._failures: list[BaseException] = []
+        self._braking: set[Lane] = set()  # braked here, and the ledger does not know it yet
         self._attempt_seconds = {kind: metrics.attempt_seconds.labels(kind.value) for kind in Kind}
         self._applied_seconds = {kind: metrics.applied_seconds.labels(kind.value) for kind in Kind}
         self._attempts = {
@@ -193,6 +194,12 @@ class Dispatcher:
             self.gates[Lane(lane)].release()
         except ValueError:
             raise NotFoundError("unknown_lane", lane) from None
+
+    def follow_brakes(self, brakes: Mapping[str, str], *, asked_at_s: float) -> None:
+        """Brake or go on as the ledger said: another process, or an operator there, decided."""
+        for lane, gate in self.gates.items():
+            if lane not in self._braking:
+                gate.follow_brake(brakes.get(lane.value), asked_at_s=asked_at_s)
 
     def set_storage_low(self, low: bool) -> None:
         """Stop claiming while there is still room for outcomes, or go on."""
@@ -386,14 +393,14 @@ class Dispatcher:
             return
         gate.set_brake(why)
         logger.error("lane.braked", extra={"lane": gate.lane.value, "reason": why})
-        while True:
+        self._braking.add(gate.lane)
+        while gate.lane in self._braking:
             try:
                 await self._ledger.set_brake(gate.lane.value, why)
+                self._braking.discard(gate.lane)
             except LedgerUnavailableError as error:
                 logger.error("brake.not_recorded", extra={"reason": error.reason})
                 await self._clock.sleep(_LEDGER_RETRY_S)
-            else:
-                return
 
     def _create(self, claim: Claim, wanted: Prerequisite) -> None:
         """Create what Splio named, in its own lane; then the order is due again."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
@@ -9,6 +10,7 @@ from typing import Final, Protocol
 from consumers.brake import BrakeRule, DeadLetterBrake
 from consumers.planner import RecordPlanner, set_aside
 from consumers.stopping import first_of, once_available, pause
+from service.domain.clock import Clock
 from service.domain.effects import EffectKey, Kind, State
 from service.domain.errors import (
     LedgerUnavailableError,
@@ -66,6 +68,7 @@ class Intake:
         planner: RecordPlanner,
         dispatcher: FreshEffects,
         *,
+        clock: Clock,
         metrics: Metrics,
         step: StepHook,
         brake_rule: BrakeRule | None,
@@ -74,12 +77,14 @@ class Intake:
         self._ledger = ledger
         self._planner = planner
         self._dispatcher = dispatcher
+        self._clock = clock
         self._metrics = metrics
         self._step = step
         self._brake = DeadLetterBrake(brake_rule)
         self._released = asyncio.Event()
         self._released.set()
         self._braked: str | None = None
+        self._brake_at_s = 0.0  # when the brake was set or released here
         self._positions: dict[Stream, int] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -139,9 +144,21 @@ class Intake:
 
     def release(self) -> None:
         """Go on after a person released the brake."""
+        self._brake_at_s = self._clock.monotonic_s()
         self._brake.reset()
         self._braked = None
         self._released.set()
+
+    def follow_brakes(self, brakes: Mapping[str, str], *, asked_at_s: float) -> None:
+        """Brake or go on as the ledger said: another process, or an operator there, decided."""
+        reason = brakes.get(BRAKE_NAME)
+        if asked_at_s <= self._brake_at_s or (reason is None) is (self._braked is None):
+            return
+        if reason is None:
+            self.release()
+        else:
+            self._braked = reason
+            self._released.clear()
 
     async def _take(
         self, reader: LogReader, records: Sequence[Record], stop: asyncio.Event
@@ -255,9 +272,11 @@ class Intake:
             metrics.effects_planned.labels(kind.value).inc(count)
         if braked is not None and self._released.is_set():
             self._braked = braked
+            self._brake_at_s = math.inf  # until the ledger knows it
             self._released.clear()
             logger.error("lane.braked", extra={"lane": BRAKE_NAME, "reason": braked})
             await self._store_brake(braked, stop)
+            self._brake_at_s = self._clock.monotonic_s()
 
     async def _store_brake(self, reason: str, stop: asyncio.Event) -> None:
         while True:

@@ -96,6 +96,7 @@ class LaneGate:
         self.lane = lane
         self.brake = DeadLetterBrake(brake_rule)
         self.braked: str | None = None
+        self._brake_at_s = 0.0  # when the brake was set or released here
         self.paused: str | None = None
         self.storage_low = False
         self._clock = clock
@@ -163,6 +164,16 @@ class LaneGate:
 
     def set_brake(self, reason: str) -> None:
         self.braked = reason
+        self._brake_at_s = self._clock.monotonic_s()
+
+    def follow_brake(self, reason: str | None, *, asked_at_s: float) -> None:
+        """What the ledger said of the brake when it was asked; what happened here since stands."""
+        if asked_at_s <= self._brake_at_s or (reason is None) is (self.braked is None):
+            return
+        self.braked = reason
+        if reason is None:
+            self.brake.reset()
+        self._notify()
 
     def set_storage_low(self, low: bool) -> None:
         if self.storage_low != low:
@@ -172,6 +183,7 @@ class LaneGate:
     def release(self) -> None:
         """Forget brake and pause."""
         self.braked = None
+        self._brake_at_s = self._clock.monotonic_s()
         self.paused = None
         self._probing = False
         self.brake.reset()

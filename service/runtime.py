@@ -12,6 +12,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from consumers.book_points import BookPoints
+from consumers.brake import BrakeWatch
 from consumers.chores import Chores
 from consumers.dispatcher import Dispatcher
 from consumers.duties import Duty, LeasedDuty
@@ -341,6 +342,7 @@ def _wire_consumers(basis: _Basis, log: Log, ledger: Ledger, splio: SplioClient)
         ledger,
         planner,
         dispatcher,
+        clock=clock,
         metrics=metrics,
         step=step,
         brake_rule=brake_rule(settings),
@@ -364,7 +366,8 @@ def _wire_consumers(basis: _Basis, log: Log, ledger: Ledger, splio: SplioClient)
         every_s=basis.pace.seen_every_s,
         idle_s=basis.pace.seen_idle_s,
     )
-    workers: list[Worker] = [intake, dispatcher, look_ups, seen]
+    brakes = BrakeWatch(ledger, [dispatcher, intake], clock=clock)
+    workers: list[Worker] = [intake, dispatcher, look_ups, seen, brakes]
     if log.public is not None:
         workers.append(
             OutboxPublisher(

@@ -131,6 +131,7 @@ class Process:
             ledger,
             world.planner,
             dispatcher,
+            clock=world.clock,
             metrics=self.metrics,
             step=step,
             brake_rule=_BRAKE,

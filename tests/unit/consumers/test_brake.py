@@ -1,9 +1,17 @@
 """The dead-letter brake: when a run or a share of rejections is one too many."""
 
+import asyncio
+from collections.abc import Mapping
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.brake import BrakeRule, DeadLetterBrake
+from consumers.brake import BrakeRule, BrakeWatch, DeadLetterBrake
+from consumers.lane import LaneGate
+from service.domain.effects import Lane
+from tests.fakes.clock import FakeClock
+from tests.fakes.ledger import FakeLedger
+from tests.fakes.waiting import until
 
 RULE = BrakeRule(run=20, share=0.1)
 
@@ -79,3 +87,59 @@ def test_it_judges_as_the_rule_says(outcomes: list[bool], run: int, share: float
         in_a_row = next((n for n, each in enumerate(reversed(seen)) if not each), len(seen))
         too_many = count >= 200 and sum(seen[-200:]) > share * 200
         assert (braked is not None) == (in_a_row > run or too_many)
+
+
+class Braked:
+    """What a brake stops, as `BrakeWatch` tells it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[dict[str, str], float]] = []
+
+    def follow_brakes(self, brakes: Mapping[str, str], *, asked_at_s: float) -> None:
+        self.told.append((dict(brakes), asked_at_s))
+
+
+async def test_brakes_of_the_ledger_are_told_to_all_again_and_again(
+    ledger: FakeLedger, clock: FakeClock
+) -> None:
+    one, two = Braked(), Braked()
+    stop = asyncio.Event()
+    watching = asyncio.create_task(BrakeWatch(ledger, [one, two], clock=clock).run(stop))
+    await until(lambda: clock.sleeping)
+    await ledger.set_brake("sales", "too many")
+    clock.advance(5)
+    await until(lambda: len(two.told) == 2 and clock.sleeping)
+    ledger.unavailable["brakes"] = 1
+    clock.advance(5)
+    await until(lambda: ledger.unavailable["brakes"] == 0 and clock.sleeping)
+    clock.advance(5)
+    await until(lambda: len(two.told) == 3)
+    stop.set()
+    await watching
+    assert [brakes for brakes, _ in one.told] == [{}, {"sales": "too many"}, {"sales": "too many"}]
+    assert one.told == two.told
+
+
+def braked(gate: LaneGate) -> str | None:
+    return gate.braked
+
+
+def test_a_lane_follows_the_ledger_but_not_what_it_said_before(clock: FakeClock) -> None:
+    """A brake that was set or released here is younger than the ledger's word of before."""
+    gate = LaneGate(Lane.SALES, clock=clock, brake_rule=None)
+    clock.advance(1)
+    gate.follow_brake("elsewhere", asked_at_s=1.0)
+    assert braked(gate) == "elsewhere"
+    clock.advance(1)
+    gate.follow_brake(None, asked_at_s=2.0)
+    assert braked(gate) is None
+    asked_at_s = clock.monotonic_s()
+    clock.advance(1)
+    gate.set_brake("here")
+    gate.follow_brake(None, asked_at_s=asked_at_s)
+    assert braked(gate) == "here"
+    clock.advance(1)
+    asked_at_s = clock.monotonic_s()
+    gate.release()
+    gate.follow_brake("here", asked_at_s=asked_at_s)
+    assert braked(gate) is None

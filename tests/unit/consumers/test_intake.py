@@ -18,7 +18,7 @@ from service.domain.planning import Plan, PlannedEffect, Reason
 from service.domain.ports import Step
 from service.domain.records import Record, Stream, Topic
 from service.telemetry.metrics import Metrics
-from tests.fakes.clock import START_MS
+from tests.fakes.clock import START_MS, FakeClock
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.log import FakeLog
 from tests.fakes.metrics import value
@@ -86,6 +86,7 @@ class IntakeBench:
             ledger,
             cast(RecordPlanner, Planner()),
             self.dispatcher,
+            clock=FakeClock(),
             metrics=metrics,
             step=self.steps.append,
             brake_rule=RULE,
