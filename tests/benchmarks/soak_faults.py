@@ -56,7 +56,7 @@ class Faults:
             Fault("PostgreSQL restarted", self._restart_postgres),
             Fault(
                 "Splio away",
-                lambda: self._sandbox.add_fault(operation="*", fault="outage", seconds=3),
+                lambda: self._sandbox.add_fault(operation="*", fault="outage", count=1, seconds=3),
             ),
             Fault("consumer killed", self._kill_consumer),
             Fault(
