@@ -6,7 +6,7 @@ import random
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -27,7 +27,6 @@ from producers.events import EventPublisher
 from service.configuration import (
     brake_rule,
     dispatcher_config,
-    ledger_config,
     planning_policy,
     renderer,
     sandbox_settings,
@@ -35,14 +34,11 @@ from service.configuration import (
 )
 from service.domain.clock import SteadyClock
 from service.domain.effects import Kind
-from service.domain.errors import LedgerUnavailableError, LogUnavailableError, StartupError
-from service.domain.ledger import Chore, Ledger, Recovery
-from service.domain.planning import PointsFrom
+from service.domain.errors import LedgerUnavailableError, LogUnavailableError
+from service.domain.ledger import Chore, Ledger
 from service.domain.ports import EventLog, StepHook, no_step
 from service.domain.records import Topic
 from service.doors import Listeners, operator_login, webhook_logins
-from service.ledger.config import LedgerConfig
-from service.ledger.sql_ledger import SqlLedger
 from service.operations import Operations
 from service.sandbox.splio import SplioSandbox, open_splio_sandbox
 from service.settings import Settings
@@ -65,8 +61,6 @@ from service.web.webhooks import WebhookDoor, WebhookLimits
 # CPython hands the interpreter lock over after this long when another thread asks for it. The
 # committing threads ask once a statement; the default of 5 ms would be most of a commit's time.
 SWITCH_INTERVAL_S: Final = 0.0005
-
-_RECOVERY_S: Final = 60.0  # as long as recovering keeps the services off
 
 logger = logging.getLogger("relay.runtime")
 
@@ -423,68 +417,6 @@ def _duty(basis: _Basis, ledger: Ledger, chore: Chore) -> Duty:
 
 def _nothing() -> None:
     """Nobody is there to be observed."""
-
-
-@asynccontextmanager
-async def open_offline(settings: Settings) -> AsyncIterator[Operations]:
-    """
-    An operator's use cases on the ledger itself. A file is refused while a service runs on it;
-    a server is shared.
-
-    Raises: StartupError, `already_running` among others.
-    """
-    async with _open_ledger_alone(settings, ledger_config(settings)) as ledger:
-        planner = RecordPlanner(planning_policy(settings), renderer(settings))
-        yield Operations(ledger, ledger, planner)
-
-
-async def change_points_from(settings: Settings) -> None:
-    """
-    Let the ledger of a stopped service book points the way that the settings name.
-
-    Raises: WrongStateError while a booking is open; StartupError, `consumers_run` among others.
-    """
-    config = replace(ledger_config(settings), points_from=None)
-    async with _open_ledger_alone(settings, config) as ledger, _services_kept_off(ledger):
-        await ledger.change_points_from(PointsFrom(settings.points_from))
-
-
-async def recover(settings: Settings, *, since_ms: int) -> Recovery:
-    """
-    Bring a ledger right that is behind its log; no service may run on either.
-
-    Raises: StartupError, `consumers_run` among others; LogUnavailableError.
-    """
-    metrics = Metrics(CollectorRegistry())
-    clock = await make_clock(settings)
-    async with (
-        open_log(settings, metrics=metrics, clock=clock, receives=False) as log,
-        open_ledger(settings, metrics=metrics, clock=clock) as ledger,
-        _services_kept_off(ledger),
-    ):
-        since = await log.log.positions_at(since_ms)
-        return await ledger.recover(since, await log.log.end_positions())
-
-
-@asynccontextmanager
-async def _services_kept_off(ledger: Ledger) -> AsyncIterator[None]:
-    """Of every service that works on a shared ledger one looks up; nobody does meanwhile."""
-    if not await ledger.hold_duty(Chore.LOOK_UP, lease_s=_RECOVERY_S):
-        raise StartupError(
-            "consumers_run", "a service works on this ledger; stop every one of them first"
-        )
-    try:
-        yield
-    finally:
-        await ledger.release_duties()
-
-
-@asynccontextmanager
-async def _open_ledger_alone(settings: Settings, config: LedgerConfig) -> AsyncIterator[SqlLedger]:
-    clock = await make_clock(settings)
-    metrics = Metrics(CollectorRegistry())
-    async with open_ledger(settings, metrics=metrics, clock=clock, config=config) as ledger:
-        yield ledger
 
 
 class _Lanes:

@@ -11,8 +11,8 @@ from service.cli.desk import DeadLetterFilter, Row, Rows
 from service.domain.effects import EffectKey, Kind, State
 from service.domain.errors import StartupError
 from service.domain.ledger import DeadLetter
+from service.offline import open_offline
 from service.operations import Operations, Selection
-from service.runtime import open_offline
 from service.settings import Settings
 
 # As the domain names them, and as the ledger's columns and the API do.

@@ -8,7 +8,7 @@ import typer
 
 from service.cli.exits import say
 from service.cli.options import Sandbox
-from service.runtime import change_points_from
+from service.offline import change_points_from
 from service.settings import load_settings
 
 

@@ -8,7 +8,7 @@ import typer
 
 from service.cli.moments import MOMENT_FORMS
 from service.cli.options import read_moment
-from service.runtime import recover as recover_ledger
+from service.offline import recover as recover_ledger
 from service.settings import load_settings
 
 

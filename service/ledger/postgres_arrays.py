@@ -17,14 +17,15 @@ _INTEGER_BYTES: Final = 8
 
 class ArrayDumper(Dumper):
     """
-    A list of text, bytes or whole numbers, NULL among them, of which there is one kind.
+    A list of text, NULL among it; it hands over lists of bytes or whole numbers to their own.
 
     psycopg's own dumper writes text, bytes as two digits each, value by value, and names another
     type for each size of number, so that a statement is prepared again and again.
     """
 
     format = Format.BINARY
-    element_oid = 0
+    oid = psycopg.adapters.types["text"].array_oid
+    element_oid = psycopg.adapters.types["text"].oid
 
     def get_key(self, obj: Sequence[Any], format: Any) -> Any:
         return _kind(obj)
@@ -46,15 +47,7 @@ class ArrayDumper(Dumper):
 
     @staticmethod
     def encoded(value: Any) -> bytes:
-        raise NotImplementedError
-
-
-class _TextArrayDumper(ArrayDumper):
-    oid = psycopg.adapters.types["text"].array_oid
-    element_oid = psycopg.adapters.types["text"].oid
-
-    @staticmethod
-    def encoded(value: Any) -> bytes:
+        """One value in PostgreSQL's binary form."""
         data: bytes = value.encode()
         return data
 
@@ -91,4 +84,4 @@ def _kind(values: Sequence[Any]) -> type[ArrayDumper]:
             return _NumberArrayDumper
         if value is not None:
             break
-    return _TextArrayDumper
+    return ArrayDumper
