@@ -50,6 +50,7 @@ BENCHMARKS = (
     bench_kafka_effects.BENCHMARK,
     bench_kafka_latency.BENCHMARK,
     bench_failover.BENCHMARK,
+    bench_outage.BENCHMARK,
     bench_postgres_ledger.BENCHMARK,
     bench_replicas.BENCHMARK,
 )
