@@ -25,6 +25,7 @@ from tests.benchmarks import (
     bench_ledger,
     bench_limits,
     bench_memory,
+    bench_outage,
     bench_postgres_ledger,
     bench_receive,
     bench_replicas,
