@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Most tests wait for something, so two files at a time; each side starts servers of its own.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install run test test-all lint bench soak deploy-tools clean
@@ -15,10 +17,10 @@ run: $(STAMP) ## show the main job against the sandbox, then keep serving
 	$(BIN)/loyalty-relay demo --keep-serving
 
 test: $(STAMP) ## the tests
-	$(BIN)/pytest -m "not slow and not benchmark"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow and not benchmark"
 
 test-all: $(STAMP) ## the tests, the slow ones too
-	$(BIN)/pytest -m "not benchmark"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not benchmark"
 
 lint: $(STAMP) ## style, types, direction of imports
 	$(BIN)/ruff check .
