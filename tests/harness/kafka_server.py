@@ -141,6 +141,9 @@ class KafkaServer:
     def freeze(self) -> None:
         """Let it stand still as it is: connections stay open, nothing answers."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        # Its threads stop one by one, and one of them may answer yet.
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         """Let it go on."""
