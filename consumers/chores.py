@@ -130,6 +130,10 @@ class Chores:
         metrics.oldest_unseen.set((tally.oldest_unseen_ms or 0) / 1000)
         metrics.outbox_entries.set(tally.outbox)
         metrics.oldest_outbox.set((tally.oldest_outbox_ms or 0) / 1000)
+        metrics.holds_open.set(tally.holds)
+        metrics.held_points.set(tally.held_points)
+        metrics.oldest_hold.set((tally.oldest_hold_ms or 0) / 1000)
+        metrics.collects_missing.set(tally.late_collects)
 
     async def _lag(self, ledger: ChoreRunnerLedger) -> None:
         ends = await self._log.end_positions()

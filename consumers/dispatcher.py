@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from consumers.brake import BrakeRule
-from consumers.handlers import Ended, Handler
+from consumers.handlers import Ended, Handler, count_points
 from consumers.lane import LaneGate, LaneQueue
 from consumers.outcomes import settlement_of
 from consumers.stopping import once_available, set_within
@@ -347,7 +347,7 @@ class Dispatcher:
                 self._applied_seconds[kind].observe((now_ms - effect.received_at_ms) / 1000)
                 self._last_applied.set(now_ms / 1000)
                 if effect.points and result is not SettleResult.STALE:  # else counted when found
-                    metrics.points_booked.inc(effect.points)
+                    count_points(metrics, effect)
             case Outcome.RETRY:
                 metrics.retries.labels(kind.value, reason).inc()
                 if not settlement.is_round:
@@ -358,6 +358,8 @@ class Dispatcher:
             case Outcome.REJECTED:
                 if result is SettleResult.SETTLED:
                     metrics.dead_letters.labels("dispatcher", reason).inc()
+                level = logging.ERROR
+            case Outcome.HELD:
                 level = logging.ERROR
             case Outcome.DUPLICATE:
                 pass

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from service.domain.effects import Prerequisite
-from service.domain.ledger import Claim, Doubt, LookUp, Settlement
+from service.domain.effects import CREDITS, Prerequisite
+from service.domain.ledger import Claim, Doubt, LookUp, ReadyEffect, Settlement
 from service.domain.ports import Permit
+from service.telemetry.metrics import Metrics
 
 # How long an order that waits for something missing stays out of the queue when the creation of
 # it never reports back (the process died); the ordinary way makes it due at once.
@@ -18,6 +19,12 @@ class Ended:
 
     settlement: Settlement
     create: Prerequisite | None = None
+
+
+def count_points(metrics: Metrics, effect: ReadyEffect) -> None:
+    """Count the points of an effect that was applied at Splio."""
+    counter = metrics.points_booked if effect.kind in CREDITS else metrics.points_taken
+    counter.inc(effect.points)
 
 
 class Handler(Protocol):

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from consumers.backoff import backoff_s
 from consumers.duties import Duty
-from consumers.handlers import Handler
+from consumers.handlers import Handler, count_points
 from consumers.stopping import first_of, set_within
 from service.domain.clock import Clock
 from service.domain.effects import EffectKey, Kind
@@ -149,7 +149,7 @@ class LookUps:
         if is_double:
             self._metrics.suspected_doubles.labels(effect.kind.value).inc()
         if verdict is LookUpVerdict.FOUND and effect.points and state is not None:
-            self._metrics.points_booked.inc(effect.points)
+            count_points(self._metrics, effect)
         if verdict is LookUpVerdict.DIFFERENT and state is not None:
             self._metrics.dead_letters.labels("dispatcher", "mismatch").inc()
         settled_badly = verdict in (LookUpVerdict.DIFFERENT, LookUpVerdict.HOLD)

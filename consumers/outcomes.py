@@ -3,7 +3,7 @@
 import random
 
 from consumers.backoff import MAX_AGE_S, backoff_s, retry_after_s
-from service.domain.effects import Outcome
+from service.domain.effects import Kind, Outcome
 from service.domain.errors import (
     InDoubtError,
     LanePausedError,
@@ -33,9 +33,9 @@ def settlement_of(
         case LanePausedError(reason=reason, detail=detail, status=status) if claim.was_in_doubt:
             return Settlement(Outcome.IN_DOUBT, reason=reason, detail=detail, status=status)
         case LanePausedError() | RetryableError() if age_s > MAX_AGE_S:
-            return Settlement(
-                Outcome.REJECTED, reason="too_old", detail=error.reason, status=error.status
-            )
+            # Of points that a customer has spent, a person decides.
+            outcome = Outcome.HELD if claim.effect.kind is Kind.DEBIT else Outcome.REJECTED
+            return Settlement(outcome, reason="too_old", detail=error.reason, status=error.status)
         case LanePausedError(detail=detail, status=status):
             wait_s = backoff_s(claim.attempt, random_.random())
             reason = "lane_paused"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from producers.envelope import read_envelope
+from service.domain.call_planning import CallPlanner
 from service.domain.errors import PoisonMessageError
 from service.domain.events import OrderConfirmed
 from service.domain.ledger import DeadLetter, PlannedRecord
@@ -16,7 +17,7 @@ from service.domain.planning import (
     RequestRenderer,
     plan_order_confirmed,
 )
-from service.domain.records import Record, Stream, Topic
+from service.domain.records import CallTopic, Record, Stream, Topic
 from service.scayle.decode import decode_event, decode_unreadable
 from service.telemetry.tracing import new_traceparent
 
@@ -26,9 +27,12 @@ logger = logging.getLogger("relay.intake")
 class RecordPlanner:
     """Turns one record into its plan; never raises for what a record holds."""
 
-    def __init__(self, policy: PlanningPolicy, renderer: RequestRenderer) -> None:
+    def __init__(
+        self, policy: PlanningPolicy, renderer: RequestRenderer, calls: CallPlanner | None = None
+    ) -> None:
         self._policy = policy
         self._renderer = renderer
+        self._calls = calls
 
     def plan(self, record: Record) -> PlannedRecord:
         """
@@ -46,6 +50,8 @@ class RecordPlanner:
 
     def plan_again(self, dead_letter: DeadLetter) -> PlannedRecord:
         """The plan of a dead letter's record, by the code and settings of today."""
+        if dead_letter.topic == CallTopic.CHECKOUT:
+            return self._plan_call_again(dead_letter)
         record = Record(
             stream=Stream(Topic(dead_letter.topic), dead_letter.partition),
             offset=dead_letter.offset,
@@ -57,6 +63,30 @@ class RecordPlanner:
         if record.stream.topic is Topic.UNREADABLE:
             return self._guarded(record, self._plan_unreadable)
         return self._guarded(record, self._plan_envelope)
+
+    def _plan_call_again(self, dead_letter: DeadLetter) -> PlannedRecord:
+        record = Record(
+            stream=Stream(CallTopic.CHECKOUT, dead_letter.partition),
+            offset=dead_letter.offset,
+            key=dead_letter.order_id,
+            value=dead_letter.record,
+            headers={
+                "event_id": dead_letter.event_id,
+                "event_type": dead_letter.event_type,
+                "received_at": datetime.fromtimestamp(dead_letter.at_ms / 1000, UTC).isoformat(),
+            },
+            appended_at_ms=dead_letter.at_ms,
+        )
+
+        def plan(record: Record) -> PlannedRecord:
+            if self._calls is None:
+                raise PoisonMessageError("not_replayable", "no call is planned here")
+            planned = self._calls.plan_again(
+                record.value, call_id=dead_letter.event_id, received_at_ms=dead_letter.at_ms
+            )
+            return _planned(record, planned)
+
+        return self._guarded(record, plan)
 
     def _guarded(self, record: Record, plan: Callable[[Record], PlannedRecord]) -> PlannedRecord:
         try:

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 from consumers.brake import BrakeRule
 from consumers.dispatcher import DispatcherConfig
+from service.domain.call_planning import CallPolicy
 from service.domain.effects import Kind, Lane
 from service.domain.planning import ContactKey, GuestOrders, PlanningPolicy, PointsFrom, Shop
 from service.domain.points import Rounding
@@ -38,6 +39,17 @@ def planning_policy(settings: Settings) -> PlanningPolicy:
     )
 
 
+def call_policy(settings: Settings) -> CallPolicy:
+    """What planning of the checkout's calls obeys; without rewards a capture is a hold."""
+    rewards = settings.debit_rewards if settings.debit_by == "reward" else {}
+    return CallPolicy(
+        tenant=settings.tenant,
+        timezone=settings.timezone.key,
+        points_limit=settings.points_limit,
+        rewards=tuple(rewards.items()),
+    )
+
+
 def sandbox_settings(settings: Settings, *, port: int = 0) -> SplioSandboxSettings:
     """A sandbox that fits the settings: the same key, limits, unique key and hours."""
     settings.sandbox_path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,12 +71,17 @@ def _shop(store: str, program: int | None, timezone: ZoneInfo) -> Shop:
 
 def ledger_config(settings: Settings) -> LedgerConfig:
     """What the ledger is told; every call names a new owner, so call it once a process."""
+    visible_after = settings.visible_after_s
     return LedgerConfig(
         owner=str(uuid4()),
         tenant=settings.tenant,
         visible_after_s={
-            Kind.ORDER: settings.visible_after_s.orders,
-            Kind.EARN: settings.visible_after_s.credits,
+            Kind.ORDER: visible_after.orders,
+            Kind.EARN: visible_after.credits,
+            Kind.CAPTURE: visible_after.grants,  # for completeness: it is settled by its hold
+            Kind.DEBIT: visible_after.grants,
+            Kind.REFUND: visible_after.credits,
+            Kind.MEMBER: visible_after.orders,  # a contact's card is shown as soon as an order
         },
         points_from=PointsFrom(settings.points_from),
         universe=_universe(settings),
@@ -120,6 +137,8 @@ def splio_config(settings: Settings, *, url: str) -> SplioConfig:
         points_kind=settings.points_kind,
         limits={lane: limits.get(lane.value) for lane in Lane},
         request_timeout_s=settings.request_timeout_s,
+        contact_key=ContactKey(settings.splio_contact_key),
+        timezone=settings.timezone,
     )
 
 

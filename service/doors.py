@@ -7,7 +7,9 @@ from service.settings import Settings
 from service.web.authentication import BasicAuthentication, LoginThrottle
 from service.web.dispatch import Router
 from service.web.listeners import Listener, ListenerConfig, load_tls
+from service.web.loyalty import LoyaltyConfig
 from service.web.operations_door import OPERATOR
+from service.web.tokens import TokenAuthentication
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,24 @@ def webhook_logins(settings: Settings, clock: SteadyClock) -> BasicAuthenticatio
         [(user, password.get_secret_value()) for user, password in settings.webhook_credentials],
         realm="webhooks",
         throttle=LoginThrottle(clock),
+    )
+
+
+def loyalty_tokens(settings: Settings, clock: SteadyClock) -> TokenAuthentication:
+    return TokenAuthentication(
+        [(operation, token.get_secret_value()) for operation, token in settings.loyalty_tokens],
+        throttle=LoginThrottle(clock),
+    )
+
+
+def loyalty_config(settings: Settings) -> LoyaltyConfig:
+    """How the loyalty doors answer."""
+    return LoyaltyConfig(
+        timeout_s=settings.loyalty_timeout_s,
+        body_bytes=settings.body_limit,
+        body_timeout_s=settings.body_timeout_s,
+        invalid_status=settings.loyalty_invalid_status,
+        rate_fields=settings.loyalty_rate_fields,
     )
 
 

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from consumers.planner import RecordPlanner
 from service.configuration import ledger_config, planning_policy, renderer
+from service.desk_setup import call_planner
 from service.domain.errors import StartupError
 from service.domain.ledger import Chore, Ledger, Recovery
 from service.domain.planning import PointsFrom
@@ -31,8 +32,10 @@ async def open_offline(settings: Settings) -> AsyncIterator[Operations]:
     Raises: StartupError, `already_running` among others.
     """
     async with _open_ledger_alone(settings, ledger_config(settings)) as ledger:
-        planner = RecordPlanner(planning_policy(settings), renderer(settings))
-        yield Operations(ledger, ledger, planner)
+        planner = RecordPlanner(
+            planning_policy(settings), renderer(settings), call_planner(settings)
+        )
+        yield Operations(ledger, ledger, planner, holds=ledger)
 
 
 async def change_points_from(settings: Settings) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from consumers.intake import BRAKE_NAME
+from service.domain.checkout import HoldsLedger
 from service.domain.effects import EffectKey, Kind, Lane, State
 from service.domain.errors import NotFoundError, RelayError, WrongStateError
 from service.domain.ledger import (
@@ -96,12 +97,14 @@ class Operations:
         brakes: BrakeLedger,
         planner: Planner,
         *,
+        holds: HoldsLedger,
         look_ups: LookUps | None = None,
         lanes: Lanes | None = None,
     ) -> None:
         self._ledger = ledger
         self._brakes = brakes
         self._planner = planner
+        self._holds = holds
         self._look_ups = look_ups
         self._lanes = lanes
 
@@ -144,6 +147,21 @@ class Operations:
         """Give a held or in-doubt effect up. Raises: NotFoundError, WrongStateError."""
         await self._ledger.reject(key, by=by)
         _log_change("effect.rejected", by, effect=key)
+
+    async def list_holds(
+        self, *, only_open: bool, limit: int = 50, after: str | None = None
+    ) -> Page:
+        """A page of holds by key, their cards masked."""
+        return await self._holds.list_holds(only_open=only_open, limit=limit, after=after)
+
+    async def show_hold(self, key: EffectKey) -> Mapping[str, Any]:
+        """One hold with its card, debits and refunds. Raises: NotFoundError."""
+        return await self._holds.show_hold(key)
+
+    async def end_hold(self, key: EffectKey, *, by: str) -> None:
+        """End a hold. Raises: NotFoundError, WrongStateError."""
+        await self._holds.end_hold(key, by=by)
+        _log_change("hold.ended", by, effect=key)
 
     async def list_dead_letters(
         self,

@@ -16,6 +16,20 @@ from pydantic import (
     ValidationInfo,
 )
 
+from service.domain.cards import CardForm
+from service.loyalty_values import (
+    format_card_form,
+    format_field_names,
+    format_programs,
+    format_rates,
+    format_rewards,
+    parse_card_form,
+    parse_field_names,
+    parse_programs,
+    parse_rates,
+    parse_rewards,
+    parse_tokens,
+)
 from service.setting_values import (
     DeadLetterBrake,
     ShopSettings,
@@ -61,7 +75,7 @@ PREFIX: Final = "RELAY_"
 SPLIO_RATES: Final = {"contacts": 20.0, "sales": 20.0, "other": 10.0}
 """Splio's documented limits by lane: requests per second and client address."""
 
-SANDBOX_VISIBLE_AFTER: Final = VisibleAfter(orders=1.0, credits=2.0)
+SANDBOX_VISIBLE_AFTER: Final = VisibleAfter(orders=1.0, credits=2.0, grants=2.0)
 _MINUTE_S: Final = 60
 _DAY_S: Final = 86_400
 
@@ -101,7 +115,7 @@ def _set_or_not(secret: object) -> str:
 
 
 def _number_or_not(number: Decimal | None) -> str:
-    return "not set" if number is None else str(number)
+    return "not set" if number is None else f"{number:f}"
 
 
 Whole = Annotated[int, _from_text(parse_whole)]
@@ -124,6 +138,14 @@ Secret = Annotated[SecretStr | None, _from_text(parse_secret), Shown(_set_or_not
 Credentials = Annotated[
     tuple[tuple[str, SecretStr], ...], _from_text(parse_credentials), Shown(_set_or_not)
 ]
+Tokens = Annotated[tuple[tuple[str, SecretStr], ...], _from_text(parse_tokens), Shown(_set_or_not)]
+Programs = Annotated[Mapping[str, int], _from_text(parse_programs), Shown(format_programs)]
+Rates = Annotated[
+    Mapping[tuple[str, str], Decimal], _from_text(parse_rates), Shown(format_rates, "money/point")
+]
+FieldNames = Annotated[tuple[str, ...], _from_text(parse_field_names), Shown(format_field_names)]
+Form = Annotated[CardForm | None, _from_text(parse_card_form), Shown(format_card_form)]
+Rewards = Annotated[Mapping[int, str], _from_text(parse_rewards), Shown(format_rewards)]
 Limits = Annotated[
     Mapping[str, float] | None,
     _from_text(lambda text: parse_limits(text, SPLIO_RATES)),
@@ -356,7 +378,7 @@ class Settings(BaseModel):
     visible_after_s: Visibility = Field(
         default=VisibleAfter(),
         description="How long Splio may take to show what it did; absence counts only then.",
-        examples=["orders=60s,credits=15m"],
+        examples=["orders=60s,credits=15m,grants=15m"],
     )
     card_patience_s: Duration = Field(
         default=3.0 * _DAY_S,
@@ -408,6 +430,65 @@ class Settings(BaseModel):
         examples=["post"],
     )
 
+    loyalty_tokens: Tokens = Field(
+        default=(),
+        description="Tokens of SCAYLE Checkout's calls by operation, * for all; several to rotate.",
+        examples=["balance=a-long-token,capture=another-token"],
+    )
+    loyalty_programs: Programs = Field(
+        default={},
+        description="Splio's id of each programme by SCAYLE's key of it.",
+        examples=["splio_club=1,other=2"],
+    )
+    loyalty_rates: Rates = Field(
+        default={},
+        description="What a point is worth, by SCAYLE's key of the programme and currency.",
+        examples=["splio_club:EUR=0.01,splio_club:CHF=0.01"],
+    )
+    loyalty_rate_fields: FieldNames = Field(
+        default=("conversionFactor", "conversionRate", "factor", "rate"),
+        description="Names that the answer to points-rate gives the rate under.",
+        examples=["conversionFactor,conversionRate,factor,rate"],
+    )
+    loyalty_amount_unit: Literal["points", "money"] | None = Field(
+        default=None,
+        description="What SCAYLE's amount of a capture or refund counts: points or money.",
+        examples=["points"],
+    )
+    loyalty_invalid_status: Annotated[Whole, Field(ge=200, le=499)] = Field(
+        default=200,
+        description="HTTP status of the answer no to validate and verify.",
+        examples=["200"],
+    )
+    loyalty_card_form: Form = Field(
+        default=None,
+        description="What every card number is: ean13, luhn, digits, a length; unset: anything.",
+        examples=["ean13"],
+    )
+    loyalty_timeout_s: Duration = Field(
+        default=3.0,
+        ge=0.1,
+        le=_MINUTE_S,
+        description="Limit of one call of SCAYLE Checkout, our answer included.",
+        examples=["3s"],
+    )
+    balance_fresh_s: Duration = Field(
+        default=5.0,
+        le=10 * _MINUTE_S,
+        description="How long a balance that Splio told is answered without asking again.",
+        examples=["5s"],
+    )
+    debit_by: Literal["hold", "reward"] = Field(
+        default="hold",
+        description="How captured points are taken: held by us only, or by rewards at Splio.",
+        examples=["hold"],
+    )
+    debit_rewards: Rewards = Field(
+        default={},
+        description="Splio's id of a reward by the points it costs; one of 1 point is needed.",
+        examples=["1=PT1,10=PT10,100=PT100,1000=PT1000"],
+    )
+
     grace_s: Duration = Field(
         default=20.0,
         le=10 * _MINUTE_S,
@@ -451,6 +532,9 @@ FROM_FILE: Final = frozenset({"ledger_url"})
 """Further fields that a file may set, as they may hold a secret."""
 
 SECRETS: Final = frozenset(
-    {"operations_password", "webhook_credentials", "splio_api_key", "kafka_password"}
+    {
+        *("operations_password", "webhook_credentials", "loyalty_tokens"),
+        *("splio_api_key", "kafka_password"),
+    }
 )
 """The fields that a file may set, and whose values are never shown."""

@@ -8,7 +8,7 @@ text that its `parse_…` reads back to the same value.
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from decimal import Decimal
 from ipaddress import ip_address
 from pathlib import Path
@@ -52,6 +52,7 @@ class VisibleAfter:
 
     orders: float = 60.0
     credits: float = 900.0
+    grants: float = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,7 +322,7 @@ def parse_credentials(text: str) -> tuple[tuple[str, SecretStr], ...]:
         if ":" in password:
             raise ValueError(f"has an entry (number {number}) with a second colon: write %3A")
         try:
-            pair = _decode(user), _decode(password)
+            pair = percent_decode(user), percent_decode(password)
         except ValueError:
             raise ValueError(
                 f"has an entry (number {number}) that is not percent-encoded text: write % as %25"
@@ -354,8 +355,8 @@ def format_limits(limits: Mapping[str, float] | None) -> str:
 
 
 def parse_visible_after(text: str, defaults: VisibleAfter) -> VisibleAfter:
-    """`orders=60s,credits=15m`; what is not named keeps its default."""
-    given = {"orders": defaults.orders, "credits": defaults.credits}
+    """`orders=60s,credits=15m,grants=15m`; what is not named keeps its default."""
+    given = asdict(defaults)
     for name, duration in _pairs(text, tuple(given)):
         try:
             given[name] = parse_duration(duration)
@@ -368,8 +369,9 @@ def parse_visible_after(text: str, defaults: VisibleAfter) -> VisibleAfter:
 
 def format_visible_after(visible_after: VisibleAfter) -> str:
     """The inverse of `parse_visible_after`."""
-    orders, credit = format_duration(visible_after.orders), format_duration(visible_after.credits)
-    return f"orders={orders},credits={credit}"
+    return ",".join(
+        f"{name}={format_duration(seconds)}" for name, seconds in asdict(visible_after).items()
+    )
 
 
 def parse_brake(text: str) -> DeadLetterBrake | None:
@@ -458,7 +460,8 @@ def _pairs(text: str, names: Iterable[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _decode(text: str) -> str:
+def percent_decode(text: str) -> str:
+    """Text from its percent-encoded UTF-8; ValueError where it is none."""
     if _BROKEN_ESCAPE.search(text):
         raise ValueError("has a percent sign that is no escape")
     return unquote_to_bytes(text).decode()

@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from service.loyalty_rules import SANDBOX_LOYALTY, loyalty_problems
 from service.setting_model import (
     FIELDS,
     FROM_FILE,
@@ -32,6 +33,7 @@ from service.setting_values import (
     kafka_is_local,
     splio_is_local,
 )
+from service.web.tokens import ANY_OPERATION
 
 __all__ = [
     "DeadLetterBrake",
@@ -116,7 +118,7 @@ def load_settings(
 
     Args:
         sandbox: beside the built-in sandbox: its fixed credentials, where none are set and only
-            on loopback, and short waits.
+            on loopback, short waits, and the sandbox's programme with its rate and rewards.
         serving: whether the service itself will run; False for a command that only looks, which
             needs no credentials and opens no listener.
         takes_webhooks: False for a process that only consumes: it has no public listener.
@@ -127,8 +129,11 @@ def load_settings(
     problems: list[Problem] = []
     texts, sources, failed = _read_variables(environ, problems)
     if sandbox:
-        for field in SANDBOX_WAITS.keys() - sources.keys():
-            texts[field], sources[field] = SANDBOX_WAITS[field], "sandbox"
+        given = {**SANDBOX_WAITS, **SANDBOX_LOYALTY}
+        if "loyalty_programs" in sources:
+            del given["loyalty_rates"]  # it is of a programme that they may lack
+        for field in given.keys() - sources.keys():
+            texts[field], sources[field] = given[field], "sandbox"
     settings = _build(texts, sandbox=sandbox, problems=problems, failed=failed)
     if sandbox:
         supplied = {
@@ -140,13 +145,27 @@ def load_settings(
         settings = settings.model_copy(update=supplied)
     problems += _storage_problems(settings, failed)
     problems += _kafka_problems(settings, failed)
+    problems += [
+        _problem(field, message)
+        for field, message in loyalty_problems(
+            settings, failed, takes_calls=serving and takes_webhooks
+        )
+    ]
     if serving:
         problems += _tls_problems(settings, failed)
         problems += _listener_problems(settings, failed, takes_webhooks=takes_webhooks)
         if takes_webhooks:
             problems += _credential_problems(settings, failed)
-        if takes_effect:
+        if takes_effect or (takes_webhooks and settings.loyalty_tokens):
             problems += _splio_problems(settings, failed)
+        if not takes_effect and settings.loyalty_tokens and settings.ledger_path is not None:
+            problems.append(
+                _problem(
+                    "ledger_url",
+                    f"is a file, which only `serve` can share with {variable('loyalty_tokens')}:"
+                    " their calls need the ledger",
+                )
+            )
     warnings = tuple(_unknown_names(environ))
     if problems:
         raise SettingsError(tuple(problems), warnings)
@@ -277,6 +296,7 @@ def _sandbox_credentials(settings: Settings) -> dict[str, Any]:
     if not settings.behind_tls:
         if is_loopback(settings.http_host):
             supplied["webhook_credentials"] = ((SANDBOX_WEBHOOK_USER, SecretStr(SANDBOX_PASSWORD)),)
+            supplied["loyalty_tokens"] = ((ANY_OPERATION, SecretStr(SANDBOX_PASSWORD)),)
         if is_loopback(settings.operations_host):
             supplied["operations_password"] = SecretStr(SANDBOX_PASSWORD)
     return supplied

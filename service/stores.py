@@ -1,4 +1,4 @@
-"""The durable parts of a process, as the settings name them: log, spool, ledger, shared budget."""
+"""The outer parts of a process, as the settings name them: log, spool, ledger, Splio."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from service.configuration import kafka_config, ledger_config, splio_rates
+from service.configuration import kafka_config, ledger_config, splio_config, splio_rates
 from service.domain.clock import SteadyClock
 from service.domain.ports import EventLog, LogWriter, PublicLog, StepHook, no_step
 from service.domain.records import Topic
@@ -19,6 +19,7 @@ from service.ledger.postgres_schedule import open_postgres_schedule
 from service.ledger.sql_ledger import SqlLedger
 from service.ledger.sqlite import open_sqlite_ledger
 from service.settings import Settings
+from service.splio.client import SplioClient, open_splio_client
 from service.splio.schedule import Schedule
 from service.supervisor import Worker
 from service.telemetry.metrics import Metrics
@@ -150,6 +151,29 @@ async def open_schedule(settings: Settings, clock: SteadyClock) -> AsyncIterator
     intervals = {lane: rate.interval_s for lane, rate in rates.items()}
     async with open_postgres_schedule(settings.ledger_url, intervals, clock) as schedule:
         yield schedule
+
+
+@asynccontextmanager
+async def open_splio(
+    settings: Settings,
+    *,
+    url: str,
+    metrics: Metrics,
+    clock: SteadyClock,
+    step: StepHook = no_step,
+) -> AsyncIterator[SplioClient]:
+    """The client of the Splio at `url`, within the budget that all processes share."""
+    async with (
+        open_schedule(settings, clock) as schedule,
+        open_splio_client(
+            splio_config(settings, url=url),
+            clock=clock,
+            metrics=metrics,
+            schedule=schedule,
+            step=step,
+        ) as splio,
+    ):
+        yield splio
 
 
 async def make_clock(settings: Settings) -> SteadyClock:

@@ -64,6 +64,18 @@ class Desk(Protocol):
         """Give a held or in-doubt effect up."""
         ...
 
+    async def holds(self, *, only_open: bool, limit: int, after: str | None) -> Rows:
+        """A page of holds by their capture's key."""
+        ...
+
+    async def hold(self, key: str) -> Row:
+        """One hold with `debits` and `refunds`; the whole card for the operator."""
+        ...
+
+    async def end_hold(self, key: str) -> None:
+        """End a hold."""
+        ...
+
     async def dead_letters(
         self, wanted: DeadLetterFilter, *, limit: int, after: str | None
     ) -> Rows:

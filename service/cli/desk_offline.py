@@ -56,6 +56,16 @@ class OfflineDesk:
     async def reject(self, key: str) -> None:
         await self._operations.reject(EffectKey(key), by=self._by)
 
+    async def holds(self, *, only_open: bool, limit: int, after: str | None) -> Rows:
+        page = await self._operations.list_holds(only_open=only_open, limit=limit, after=after)
+        return Rows(page.items, page.next)
+
+    async def hold(self, key: str) -> Row:
+        return await self._operations.show_hold(EffectKey(key))
+
+    async def end_hold(self, key: str) -> None:
+        await self._operations.end_hold(EffectKey(key), by=self._by)
+
     async def dead_letters(
         self, wanted: DeadLetterFilter, *, limit: int, after: str | None
     ) -> Rows:

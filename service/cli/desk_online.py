@@ -209,6 +209,16 @@ class OnlineDesk:
     async def reject(self, key: str) -> None:
         await self._api.post(f"/api/effects/{_part(key)}/reject")
 
+    async def holds(self, *, only_open: bool, limit: int, after: str | None) -> Rows:
+        query = {"open": "true" if only_open else None, "limit": limit, "after": after}
+        return await self._api.get_page("/api/holds", query)
+
+    async def hold(self, key: str) -> Row:
+        return await self._api.get(f"/api/holds/{_part(key)}", as_operator=True)
+
+    async def end_hold(self, key: str) -> None:
+        await self._api.post(f"/api/holds/{_part(key)}/end")
+
     async def dead_letters(
         self, wanted: DeadLetterFilter, *, limit: int, after: str | None
     ) -> Rows:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Final
+from typing import Annotated, Final
 
 import typer
 
@@ -18,13 +18,22 @@ from service.cli.checks import (
 from service.cli.exits import FAILED
 from service.cli.options import AsJson, Sandbox
 from service.cli.output import Column, print_json, print_table
+from service.cli.shapes import show_shapes
 from service.cli.splio_checks import check_splio
 from service.cli.store_checks import check_stores
 
 _COLUMNS: Final = (Column("check", "check"), Column("result", "result"), Column("", "says"))
 
+Shapes = Annotated[
+    bool,
+    typer.Option(
+        "--shapes",
+        help="Instead: how SCAYLE's requests look, and where they differ from what is assumed.",
+    ),
+]
 
-def doctor(sandbox: Sandbox = False, as_json: AsJson = False) -> None:
+
+def doctor(sandbox: Sandbox = False, shapes: Shapes = False, as_json: AsJson = False) -> None:
     """
     Check settings, service, files, servers, disk, clock and the Splio universe; change nothing.
 
@@ -36,7 +45,12 @@ def doctor(sandbox: Sandbox = False, as_json: AsJson = False) -> None:
         loyalty-relay doctor
 
         loyalty-relay doctor --json | jq 'select(.result != "ok")'
+
+        loyalty-relay doctor --shapes
     """
+    if shapes:
+        show_shapes(sandbox=sandbox, as_json=as_json)
+        return
     findings = asyncio.run(_examine(sandbox=sandbox))
     rows = [asdict(finding) for finding in findings]
     if as_json:

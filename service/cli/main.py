@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import dead_letters, effects, lanes, lookup, topics
+from service.cli import dead_letters, effects, holds, lanes, lookup, topics
 from service.cli.demo import demo
 from service.cli.doctor import doctor
 from service.cli.exits import EXIT_CODES, RelayGroup
@@ -82,6 +82,7 @@ for command in (
 app.add_typer(effects.app, name="effects")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(lookup.app, name="lookup")
+app.add_typer(holds.app, name="holds")
 app.add_typer(lanes.app, name="lanes")
 app.add_typer(topics.app, name="topics")
 

@@ -22,6 +22,10 @@ class Kind(StrEnum):
 
     ORDER = "order"
     EARN = "earn"
+    CAPTURE = "capture"  # points spent in a checkout: settled by the hold that it makes
+    DEBIT = "debit"  # a part of a capture, taken at Splio
+    REFUND = "refund"  # captured points given back
+    MEMBER = "member"  # a customer's card
 
 
 class Lane(StrEnum):
@@ -56,17 +60,28 @@ class State(StrEnum):
 OPEN_STATES: Final = (State.BLOCKED, State.DUE, State.ATTEMPTING, State.IN_DOUBT, State.HELD)
 SETTLED_STATES: Final = (State.APPLIED, State.DUPLICATE, State.REJECTED, State.VOID)
 
-LANE_OF: Final = {Kind.ORDER: Lane.SALES, Kind.EARN: Lane.OTHER}
+LANE_OF: Final = {
+    Kind.ORDER: Lane.SALES,
+    Kind.EARN: Lane.OTHER,
+    Kind.CAPTURE: Lane.OTHER,
+    Kind.DEBIT: Lane.OTHER,
+    Kind.REFUND: Lane.OTHER,
+    Kind.MEMBER: Lane.OTHER,
+}
+
+CREDITS: Final = (Kind.EARN, Kind.REFUND)
+"""The kinds that book points on a card by a credit."""
 
 
 class Outcome(StrEnum):
-    """How one attempt ended; `retry` means that nothing took effect."""
+    """How one attempt ended; with `retry` and `held` nothing took effect."""
 
     APPLIED = "applied"
     DUPLICATE = "duplicate"
     REJECTED = "rejected"
     IN_DOUBT = "in_doubt"
     RETRY = "retry"
+    HELD = "held"
 
 
 class PrerequisiteKind(StrEnum):

@@ -308,6 +308,10 @@ class Tally:
     oldest_unseen_ms: int | None
     outbox: int = 0
     oldest_outbox_ms: int | None = None
+    holds: int = 0
+    held_points: int = 0
+    oldest_hold_ms: int | None = None
+    late_collects: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +323,9 @@ class PurgeReport:
     dead_letters: int = 0
     orders: int = 0
     attempts: int = 0
+    balances: int = 0
+    holds: int = 0
+    collects: int = 0
 
 
 class ChoreLedger(Protocol):
@@ -346,6 +353,7 @@ class Chore(StrEnum):
     SEEN = "seen"
     OUTBOX = "outbox"
     PURGE = "purge"
+    HOLDS = "holds"
 
 
 class DutyLedger(Protocol):

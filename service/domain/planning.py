@@ -16,7 +16,7 @@ from service.domain.effects import (
     effect_key,
     fingerprint,
 )
-from service.domain.events import OrderConfirmed
+from service.domain.events import Customer, OrderConfirmed
 from service.domain.money import UnknownCurrencyError, exponent, to_major
 from service.domain.points import Rounding, earnable_points, is_plausible
 
@@ -59,6 +59,7 @@ class Reason(StrEnum):
     POINTS_OVER_LIMIT = "points_over_limit"
     POINTS_IMPLAUSIBLE = "points_implausible"
     CONFLICT = "conflict"
+    MORE_THAN_CAPTURED = "more_than_captured"
     UNREADABLE = "unreadable"
     PLANNING_FAILED = "planning_failed"
 
@@ -149,7 +150,8 @@ class Plan:
     What one event asks for: effects with the order's facts, or the reason it is ignored, or the
     reason it is set aside as a dead letter. Exactly one of the three.
 
-    `points_elsewhere` are points that the event names and that another way books.
+    `points_elsewhere` are points that the event names and that another way books; `earn` is what
+    a collect will book, or has, when that is the way.
     """
 
     order_key: str | None = None
@@ -159,6 +161,16 @@ class Plan:
     dead_letter: Reason | None = None
     detail: str = ""
     points_elsewhere: int = 0
+    earn: "Earn | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class Earn:
+    """The points of an order as one of two sources names them, to be compared."""
+
+    key: EffectKey
+    fingerprint: str
+    is_collect: bool
 
 
 MAX_POINTS: Final = 2**63 - 1  # what a 64-bit column holds; far above any points limit
@@ -191,11 +203,18 @@ def plan_order_confirmed(
 
     effects = [_order_effect(order, policy, renderer, shop)]
     points_elsewhere = 0
+    earn: Earn | None = None
     if order.card is not None and order.card.points:
         if policy.points_from is PointsFrom.WEBHOOK:
             effects.append(_earn_effect(order, order.card.number, policy, renderer, shop))
         else:
             points_elsewhere = max(order.card.points, 0)
+            if policy.points_from is PointsFrom.COLLECT:
+                earn = Earn(
+                    effect_key(policy.tenant, Kind.EARN, order_key),
+                    earn_fingerprint(order.card.number, order.card.points),
+                    is_collect=False,
+                )
     facts = OrderFacts(
         order_key=order_key,
         card=order.card.number if order.card else None,
@@ -204,7 +223,12 @@ def plan_order_confirmed(
         currency=order.currency,
         items=tuple((item.item_id, item.amount_minor) for item in order.items),
     )
-    return Plan(order_key, tuple(effects), facts, points_elsewhere=points_elsewhere)
+    return Plan(order_key, tuple(effects), facts, points_elsewhere=points_elsewhere, earn=earn)
+
+
+def earn_fingerprint(card: str, points: int) -> str:
+    """The same for a webhook and a collect that name the same card and points."""
+    return fingerprint([card, points])
 
 
 def contact_id(order: OrderConfirmed, contact_key: ContactKey) -> str | None:
@@ -213,9 +237,11 @@ def contact_id(order: OrderConfirmed, contact_key: ContactKey) -> str | None:
 
     E-mail addresses are lowered, as Splio's Datahub pages ask.
     """
-    customer = order.customer
-    if customer is None:
-        return None
+    return None if order.customer is None else contact_key_of(order.customer, contact_key)
+
+
+def contact_key_of(customer: Customer, contact_key: ContactKey) -> str | None:
+    """The same for a customer without an order."""
     match contact_key:
         case ContactKey.EMAIL:
             return customer.email.lower() if customer.email else None
@@ -270,7 +296,7 @@ def _earn_effect(
         kind=Kind.EARN,
         lane=LANE_OF[Kind.EARN],
         order_key=order.order_id,
-        fingerprint=fingerprint([card, points]),
+        fingerprint=earn_fingerprint(card, points),
         state=state,
         request=request,
         reason=reason,

@@ -159,6 +159,13 @@ class Operation(StrEnum):
     CREATE_CONTACT = "create_contact"
     CREATE_PRODUCT = "create_product"
     CREATE_STORE = "create_store"
+    READ_CONTACT = "read_contact"
+    READ_MEMBER = "read_member"
+    READ_BALANCE = "read_balance"
+    READ_PROGRAM = "read_program"
+    CREATE_MEMBER = "create_member"
+    GRANT = "grant"
+    LIST_GRANTS = "list_grants"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,12 @@ class PublicTopic(StrEnum):
     DEAD_LETTERS = "loyalty.dead-letters.v1"
 
 
+class CallTopic(StrEnum):
+    """What stands in a topic's place where a call of SCAYLE Checkout is kept; nobody reads it."""
+
+    CHECKOUT = "scayle.checkout.v1"
+
+
 @dataclass(frozen=True, slots=True)
 class NewRecord:
     """
@@ -37,8 +43,14 @@ class NewRecord:
 class Stream:
     """One partition of one topic: the unit within which records are in order."""
 
-    topic: Topic
+    topic: Topic | CallTopic
     partition: int
+
+    @property
+    def log_topic(self) -> Topic:
+        """The topic of a stream of the log."""
+        assert isinstance(self.topic, Topic), self.topic
+        return self.topic
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,7 @@ async def _send_chain(target: LogWriter, chain: deque[Record], sending: Sending)
         record = chain[0]
         try:
             await target.append(
-                NewRecord(record.stream.topic, record.key, record.value, record.headers)
+                NewRecord(record.stream.log_topic, record.key, record.value, record.headers)
             )
         except PermanentError as error:
             sending.refused.append(Refusal(record, error.reason))

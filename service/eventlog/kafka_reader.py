@@ -451,7 +451,7 @@ class KafkaLogReader:
             raise LogUnavailableError("not_assigned", self._why)
 
     def _partition(self, stream: Stream) -> TopicPartition:
-        return TopicPartition(self._config.name(stream.topic), stream.partition)
+        return TopicPartition(self._config.name(stream.log_topic), stream.partition)
 
     def _stream(self, partition: TopicPartition) -> Stream:
         return Stream(self._topics[partition.topic], partition.partition)

@@ -108,7 +108,7 @@ class SqliteEventLog:
         self._retention_s = retention_s
         self._partitions: dict[Topic, list[StreamState]] = {topic: [] for topic in Topic}
         for state in file.streams:
-            self._partitions[state.stream.topic].append(state)
+            self._partitions[state.stream.log_topic].append(state)
         self._turns = count()
         self._readers: set[SqliteLogReader] = set()
         self._waiting_bytes = 0
@@ -342,7 +342,7 @@ class SqliteEventLog:
                     {
                         "first": first,
                         "end": state.position(offset),
-                        "cutoff_ms": now_ms - int(self._retention_s[state.stream.topic] * 1000),
+                        "cutoff_ms": now_ms - int(self._retention_s[state.stream.log_topic] * 1000),
                         "room": room,
                     },
                 ).fetchone()

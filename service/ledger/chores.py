@@ -7,6 +7,7 @@ import orjson
 
 from service.domain.effects import SETTLED_STATES, Kind, State
 from service.domain.ledger import PurgeReport, Tally
+from service.ledger import collects, holds
 from service.ledger.database import Connection, KeyStatement
 from service.ledger.rows import read_standings
 from service.ledger.transaction import Tx, first_id_at
@@ -28,7 +29,7 @@ _COUNT_OPEN_DEAD_LETTERS: Final = (
 )
 _COUNT_UNSEEN: Final = (
     "SELECT count(*), min(settled_at) FROM effects INDEXED BY effects_unseen "
-    "WHERE state = 'applied' AND kind = 'earn' AND seen_at IS NULL"
+    "WHERE state = 'applied' AND kind IN ('earn', 'refund') AND seen_at IS NULL"
 )
 _COUNT_OUTBOX: Final = "SELECT count(*), min(at) FROM outbox"
 
@@ -56,12 +57,27 @@ _DELETE_RECORDS: Final = KeyStatement(
     "DELETE FROM records WHERE NOT EXISTS "
     "(SELECT 1 FROM dead_letters WHERE record_id = records.id) AND id IN (:keys)"
 )
+# Old balances say nothing, and name cards.
+_DELETE_BALANCES: Final = (
+    "DELETE FROM balances WHERE card IN (SELECT card FROM balances WHERE asked_at < ? LIMIT ?)"
+)
+# Guarantees: an open hold stays.
+_DELETE_HOLDS: Final = (
+    "DELETE FROM holds WHERE id IN "
+    "(SELECT id FROM holds WHERE id < ? AND ended_at IS NOT NULL ORDER BY id LIMIT ?)"
+)
+_DELETE_COLLECTS: Final = (
+    "DELETE FROM awaited_collects WHERE effect_key IN "
+    "(SELECT effect_key FROM awaited_collects WHERE since < ? LIMIT ?)"
+)
+_BALANCES_MS: Final = 24 * 3_600_000
+COLLECT_WITHIN_MS: Final = 24 * 3_600_000  # a collect that comes later alarms
 _NO_END: Final = 2**63 - 1
 
 Row = tuple[int, str]
 
 
-def read_tally(connection: Connection) -> Tally:
+def read_tally(connection: Connection, *, now_ms: int) -> Tally:
     """Counts of what is open."""
     open_effects: dict[tuple[Kind, State], int] = {}
     oldest_open: dict[Kind, int] = {}
@@ -81,6 +97,8 @@ def read_tally(connection: Connection) -> Tally:
         oldest_unseen,
         outbox,
         oldest_outbox,
+        *holds.count_open(connection),
+        collects.count_late(connection, now_ms - COLLECT_WITHIN_MS),
     )
 
 
@@ -125,6 +143,9 @@ class Purge:
             attempts=self._purge(tx, _OLD_ATTEMPTS, _DELETE_ATTEMPTS, of_settled, old, limit),
             records=self._purge(tx, _OLD_RECORDS, _DELETE_RECORDS, of_all_settled, old, limit),
             orders=self._purge(tx, _OLD_ORDERS, _DELETE_ORDERS, all_of, old_orders, limit),
+            balances=_delete(tx, _DELETE_BALANCES, tx.now_ms - _BALANCES_MS, limit),
+            holds=_delete(tx, _DELETE_HOLDS, old_orders, limit),
+            collects=_delete(tx, _DELETE_COLLECTS, old_ms, limit),
         )
 
     def _purge(
@@ -142,6 +163,10 @@ class Purge:
         rows = tx.connection.execute(query, (start, end, limit)).fetchall()
         self._next[query] = rows[-1][0] + 1 if len(rows) == limit else 0
         return delete.changed(tx.connection, removable(rows), *guard)
+
+
+def _delete(tx: Tx, text: str, before: int, limit: int) -> int:
+    return tx.connection.execute(text, (before, limit)).rowcount
 
 
 def _settled(tx: Tx, keys: Sequence[str]) -> set[str]:

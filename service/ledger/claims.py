@@ -61,6 +61,10 @@ _RETRY: Final = (
     "UPDATE effects SET state = 'due', due_at = ?, reason = ?, "
     f"lease_owner = NULL, lease_until = NULL {_GUARD}"
 )
+_HOLD: Final = (
+    "UPDATE effects SET state = 'held', reason = ?, "
+    f"lease_owner = NULL, lease_until = NULL {_GUARD}"
+)
 _DOUBT: Final = (
     "UPDATE effects SET state = 'in_doubt', due_at = ?, absence_counts_from = ?, reason = ?, "
     f"was_in_doubt = 1, lease_owner = NULL, lease_until = NULL {_GUARD}"
@@ -243,6 +247,8 @@ def _settle_other(tx: Tx, standing: Standing, claim: Claim, settlement: Settleme
             _doubt(tx, standing, claim, reason)
         case Outcome.RETRY:
             _change(tx, _RETRY, (settlement.due_at_ms, reason, *guard))
+        case Outcome.HELD:
+            _change(tx, _HOLD, (reason, *guard))
         case Outcome.APPLIED:
             raise AssertionError("applied effects are settled together")
 
@@ -258,7 +264,11 @@ def _is_seen_all_the_same(standing: Standing, outcome: Outcome) -> bool:
     Whether Splio shows a credit that this attempt did not book: an earlier one has, though it was
     proved absent. It is looked up, as sending it again would book it twice.
     """
-    return standing.seen_at is not None and outcome in {Outcome.RETRY, Outcome.REJECTED}
+    return standing.seen_at is not None and outcome in {
+        Outcome.RETRY,
+        Outcome.REJECTED,
+        Outcome.HELD,
+    }
 
 
 def _settle_late(

@@ -45,7 +45,8 @@ _LONGEST_LEASE_MS: Final = 3_600_000  # far above any; what ends later was said 
 _GUARD: Final = "WHERE effect_key = ? AND state = 'in_doubt' AND attempt = ?"
 _FOUND: Final = (
     "UPDATE effects SET state = 'applied', settled_at = ?, reason = ?, applied_attempt = NULL, "
-    f"seen_at = CASE kind WHEN 'earn' THEN coalesce(seen_at, ?) ELSE seen_at END {_GUARD}"
+    f"seen_at = CASE WHEN kind IN ('earn', 'refund') THEN coalesce(seen_at, ?) "
+    f"ELSE seen_at END {_GUARD}"
 )
 _DIFFERENT: Final = f"UPDATE effects SET state = 'rejected', settled_at = ?, reason = ? {_GUARD}"
 # Guarantees: `absence_counts_from` is set for as long as an attempt may have taken effect and was
@@ -83,14 +84,14 @@ _WRITE_CURSOR: Final = (
 _DOUBT_SEEN: Final = KeyStatement(
     "UPDATE effects SET state = CASE state WHEN 'rejected' THEN state ELSE 'in_doubt' END, "
     "due_at = ?1, absence_counts_from = ?2, first_attempt_at = coalesce(first_attempt_at, ?1), "
-    "was_in_doubt = 1 WHERE kind = 'earn' AND seen_at IS NULL "
+    "was_in_doubt = 1 WHERE kind IN ('earn', 'refund') AND seen_at IS NULL "
     "AND state IN ('due', 'held', 'rejected') AND effect_key IN (:keys)"
 )
 # Guarantees: an effect is seen once. Also one whose outcome is not recorded yet: the reader may
 # be faster than the dispatcher, and does not come by again.
 _MARK_SEEN: Final = KeyStatement(
     "UPDATE effects SET seen_at = ? "
-    "WHERE kind = 'earn' AND seen_at IS NULL AND effect_key IN (:keys)"
+    "WHERE kind IN ('earn', 'refund') AND seen_at IS NULL AND effect_key IN (:keys)"
 )
 
 

@@ -1,5 +1,6 @@
 """What a ledger belongs to: tenant, universe, who books points. Written once, compared after."""
 
+from secrets import token_hex
 from typing import Final
 
 from service.domain.errors import StartupError, WrongStateError
@@ -19,6 +20,8 @@ _COUNT_OPEN_BOOKINGS: Final = (
     "WHERE state <> 'applied' AND kind = 'earn' AND settled_at IS NULL"
 )
 _READ_META: Final = "SELECT value FROM meta WHERE name = ?"
+
+_HMAC_KEY: Final = "hmac_key"
 
 _REMEDIES: Final = {
     "tenant": "set RELAY_TENANT back, or name another ledger: keys begin with the tenant",
@@ -56,6 +59,13 @@ def check_meta(connection: WriterConnection, config: LedgerConfig) -> None:
         connection.roll_back()
         raise StartupError("ledger_mismatch", "; ".join(differences))
     connection.commit()
+
+
+def hmac_key(tx: Tx) -> bytes:
+    """The secret that contact keys are hashed with: made once, the same for all processes."""
+    tx.connection.execute(_WRITE_META, (_HMAC_KEY, token_hex(32)))
+    (key,) = tx.connection.execute(_READ_META, (_HMAC_KEY,)).fetchone()
+    return bytes.fromhex(key)
 
 
 def change_points_from(tx: Tx, points_from: PointsFrom) -> None:

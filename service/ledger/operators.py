@@ -32,6 +32,10 @@ _READ_OF_ORDER: Final = (
     f"{_READ_EFFECT} AND order_key = ? UNION ALL "
     f"SELECT {_COLUMNS} FROM effects WHERE effect_key > ? AND effect_key < ? AND order_key = ?"
 )
+_READ_OF_CALLS: Final = (
+    f"SELECT {_COLUMNS} FROM effects INDEXED BY effects_of_calls "
+    "WHERE kind IN ('capture', 'debit', 'refund') AND order_key = ?"
+)
 _READ_ATTEMPTS: Final = (
     "SELECT attempt, started_at, ended_at, outcome, result, reason, status, detail, by "
     "FROM attempts WHERE effect_id = (SELECT id FROM effects WHERE effect_key = ?) ORDER BY id"
@@ -180,12 +184,11 @@ def reject(tx: Tx, key: EffectKey, *, by: str) -> None:
 
 def _effects_of_order(connection: Connection, tenant: str, order_id: str) -> list[dict[str, Any]]:
     """
-    By the form of the keys, `tenant:kind:order` and `tenant:kind:order:…`, which spares an index.
-
-    XXX: kinds whose keys name something else than the order (captures) will need another way.
+    By the form of the keys, `tenant:kind:order` and `tenant:kind:order:…`, which spares an index;
+    those of the checkout's calls name a transaction and have one.
     """
-    found = []
-    for kind in Kind:
+    found = mappings(connection.execute(_READ_OF_CALLS, (order_id,)))
+    for kind in (Kind.ORDER, Kind.EARN):
         key = effect_key(tenant, kind, order_id)
         prefix = f"{key}:"
         cursor = connection.execute(

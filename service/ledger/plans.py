@@ -6,11 +6,12 @@ from typing import Any, Final
 
 import orjson
 
-from service.domain.effects import EffectKey, Kind, State, contradicts
+from service.domain.effects import SETTLED_STATES, EffectKey, Kind, State, contradicts
 from service.domain.errors import WrongStateError
 from service.domain.ledger import Disposition, PlannedRecord, PlanResult, ReadyEffect
 from service.domain.planning import OrderFacts, PlannedEffect, Reason
 from service.domain.records import Advance, Stream, Topic
+from service.ledger import collects
 from service.ledger.claims import absence_counts_from
 from service.ledger.database import INTEGER, TEXT, KeyStatement, Query, RowInsert
 from service.ledger.dead_letters import (
@@ -76,7 +77,8 @@ class PlanRows:
     effects: list[tuple[Any, ...]] = field(default_factory=list)
     orders: list[tuple[Any, ...]] = field(default_factory=list)
     rejected: list[tuple[EffectKey, str, str]] = field(default_factory=list)
-    # Planned and never to be applied; what was planned before them may wait for them.
+    # Planned as settled; what was planned before the hopeless ones may wait for them.
+    settled: list[EffectKey] = field(default_factory=list)
     hopeless: list[EffectKey] = field(default_factory=list)
     duplicates: dict[str, int] = field(default_factory=dict)
 
@@ -95,7 +97,7 @@ class PlanRows:
             _COUNT_DUPLICATES.run(connection, keys, count)
         for rejected, reason, detail in self.rejected:
             set_effect_aside(tx, rejected, reason=reason, detail=detail)
-        note_outcomes(tx, self.hopeless)
+        note_outcomes(tx, self.settled)
         void_followers(tx, self.hopeless)
 
 
@@ -112,6 +114,10 @@ def write_plans(
     keys += [
         effect.after for item in planned for effect in item.plan.effects if effect.after is not None
     ]
+    if any(item.plan.earn is not None for item in planned):
+        # A collect and the webhook of its order may come at once, to two processes.
+        tx.plan_alone()
+        keys += [item.plan.earn.key for item in planned if item.plan.earn is not None]
     known = read_known(tx, keys)
     rows = PlanRows()
     results = [
@@ -222,7 +228,7 @@ def gather_effect(
             effect.points,
             planned.received_at_ms,
             tx.now_ms,
-            tx.now_ms if state in {State.REJECTED, State.VOID} else None,
+            tx.now_ms if state in SETTLED_STATES else None,
             None if counts_from is None else tx.now_ms,
             counts_from,
             0 if counts_from is None else 1,
@@ -232,6 +238,8 @@ def gather_effect(
     )
     if state is State.REJECTED:
         rows.rejected.append((effect.key, effect.reason or "rejected", planned.plan.detail))
+    if state in SETTLED_STATES:
+        rows.settled.append(effect.key)
     if state in {State.REJECTED, State.VOID}:
         rows.hopeless.append(effect.key)
     if state is not State.DUE:
@@ -287,11 +295,12 @@ def _plan_one(
         return PlanResult(Disposition.DEAD_LETTER if is_new else Disposition.REPEATED)
     conflicts = conflicting_keys(plan.effects, known)
     if conflicts:
-        detail = f"known with other facts: {', '.join(conflicts)}"
-        is_new = set_record_aside(
-            tx, planned, reason=Reason.CONFLICT, detail=detail, effect_key=conflicts[0]
-        )
-        return PlanResult(Disposition.CONFLICT if is_new else Disposition.REPEATED)
+        return _set_conflict_aside(tx, planned, conflicts)
+    if plan.earn is not None and not collects.agree(tx, plan.earn, known):
+        conflict = _set_conflict_aside(tx, planned, [plan.earn.key])
+        if plan.earn.is_collect:
+            return conflict
+        # The order itself is not in dispute.
     unknown = new_effects(plan.effects, known)
     for effect in plan.effects:
         if effect.key in known:
@@ -311,6 +320,16 @@ def _plan_one(
     if plan.facts is not None:
         gather_facts(tx, rows, plan.facts)
     return PlanResult(Disposition.PLANNED, tuple(fresh))
+
+
+def _set_conflict_aside(
+    tx: Tx, planned: PlannedRecord, conflicts: Sequence[EffectKey]
+) -> PlanResult:
+    detail = f"known with other facts: {', '.join(conflicts)}"
+    is_new = set_record_aside(
+        tx, planned, reason=Reason.CONFLICT, detail=detail, effect_key=conflicts[0]
+    )
+    return PlanResult(Disposition.CONFLICT if is_new else Disposition.REPEATED)
 
 
 def _check_positions(tx: Tx, advances: Sequence[Advance]) -> dict[Stream, int]:

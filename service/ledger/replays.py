@@ -1,6 +1,7 @@
 """Replaying a dead letter: its record's new plan is written and it is closed, together."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import orjson
@@ -86,8 +87,7 @@ def write_replay(tx: Tx, dead_letter_id: int, planned: PlannedRecord, *, by: str
     for effect in own:
         standing = standings.get(effect.key)
         if standing is not None and standing.state == State.REJECTED:
-            state = _state_again(tx, effect, known)
-            fresh.append(_begin_again(tx, planned, effect, standing, state, by))
+            fresh.append(begin_again(tx, planned, effect, standing, by=by, known=known))
     if plan.facts is not None:
         gather_facts(tx, rows, plan.facts)
     rows.write(tx)
@@ -115,14 +115,17 @@ def _state_again(tx: Tx, effect: PlannedEffect, known: Mapping[str, tuple[str, s
     return follower_state(tx, effect.after, predecessor[1] if predecessor else None)
 
 
-def _begin_again(
+def begin_again(
     tx: Tx,
     planned: PlannedRecord,
     effect: PlannedEffect,
     standing: Standing,
-    state: State,
+    *,
     by: str,
+    known: Mapping[str, tuple[str, str]] = MappingProxyType({}),
 ) -> ReadyEffect | None:
+    """Let a rejected effect begin again by its new plan; returns it when it is due."""
+    state = _state_again(tx, effect, known)
     request = effect.request
     assert request is not None, "only a rejected plan has no request"
     body_id = tx.id()

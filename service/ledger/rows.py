@@ -214,9 +214,12 @@ _RELEASE_FOLLOWERS: Final = KeyStatement(
     "UPDATE effects SET state = CASE WHEN absence_counts_from IS NULL THEN 'due' "
     "ELSE 'in_doubt' END, due_at = ? WHERE state = 'blocked' AND after IN (:keys)"
 )
+# What a refund owes its customer is not given up with the debit that it waits for.
 _VOID_FOLLOWERS: Final = KeyStatement(
-    "UPDATE effects SET state = 'void', settled_at = ?, reason = 'predecessor_not_applied' "
-    "WHERE state = 'blocked' AND after IN (:keys) RETURNING effect_key"
+    "UPDATE effects SET state = CASE kind WHEN 'refund' THEN 'held' ELSE 'void' END, "
+    "settled_at = CASE kind WHEN 'refund' THEN NULL ELSE ?1 END, "
+    "reason = 'predecessor_not_applied' "
+    "WHERE state = 'blocked' AND after IN (:keys) RETURNING effect_key, state"
 )
 
 
@@ -232,7 +235,7 @@ def void_followers(tx: Tx, keys: Sequence[str]) -> None:
     waited_for = list(keys) if tx.memory.has_followers else []
     while waited_for:
         rows = _VOID_FOLLOWERS.raw_rows(tx.connection, waited_for, tx.now_ms)
-        waited_for = [row[0] for row in rows]
+        waited_for = [key for key, state in rows if state == State.VOID]
         note_outcomes(tx, waited_for)
 
 

@@ -4,6 +4,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
+from service.domain.checkout import (
+    Call,
+    KnownBalance,
+    PlannedCapture,
+    PlannedRefund,
+    Reading,
+    Recording,
+)
 from service.domain.clock import Clock
 from service.domain.effects import EffectKey, Kind, Lane, Outcome, State
 from service.domain.errors import LedgerUnavailableError
@@ -25,23 +33,26 @@ from service.domain.ledger import (
     Tally,
 )
 from service.domain.notices import OutboxEntry
-from service.domain.planning import OrderFacts, PointsFrom
+from service.domain.planning import OrderFacts, Plan, PlannedEffect, PointsFrom
 from service.domain.ports import Step
 from service.domain.records import Advance, Stream
 from service.group_commit import GroupCommitter, QueueFullError, StorageError
 from service.ledger import (
     brakes,
+    checkout,
     chores,
     claims,
     dead_letters,
     doubts,
     duties,
+    holds,
     meta,
     operators,
     outbox,
     reads,
     recovery,
     replays,
+    shapes,
 )
 from service.ledger.claims import ClaimRequest, SettleRequest
 from service.ledger.config import LedgerConfig
@@ -171,7 +182,7 @@ class SqlLedger:
     # -- chores
 
     async def tally(self) -> Tally:
-        return await self._slow_reads.run(chores.read_tally)
+        return await self._slow_reads.run(partial(chores.read_tally, now_ms=self._clock.now_ms()))
 
     async def purge(self, *, limit: int) -> PurgeReport:
         return await self.work(
@@ -261,6 +272,54 @@ class SqlLedger:
 
     async def dismiss(self, dead_letter_id: int, *, by: str) -> None:
         await self.work(lambda tx: dead_letters.mark_dismissed(tx, dead_letter_id, by=by))
+
+    # -- the checkout's calls
+
+    async def record_capture(self, capture: PlannedCapture) -> Recording:
+        return await self.work(lambda tx: checkout.write_capture(tx, capture))
+
+    async def record_refund(self, refund: PlannedRefund) -> Recording:
+        return await self.work(lambda tx: checkout.write_refund(tx, refund))
+
+    async def record_call(self, call: Call, plan: Plan) -> PlanResult:
+        return await self.work(lambda tx: checkout.write_call(tx, call, plan))
+
+    async def register_again(self, call: Call, effect: PlannedEffect) -> ReadyEffect | None:
+        return await self.work(lambda tx: checkout.register_again(tx, call, effect))
+
+    async def known_balance(self, card: str) -> KnownBalance:
+        return await self._hot_reads.run(partial(holds.read_known_balance, card=card))
+
+    async def record_balance(self, reading: Reading) -> KnownBalance | None:
+        return await self.work(lambda tx: holds.write_balance(tx, reading))
+
+    async def unsettled_cards(self, *, limit: int, after: str | None) -> Sequence[str]:
+        return await self._slow_reads.run(
+            partial(holds.read_unsettled_cards, limit=limit, after=after)
+        )
+
+    async def expire_waiting_refunds(self, *, older_than_ms: int) -> int:
+        return await self.work(lambda tx: checkout.expire_waiting(tx, older_than_ms))
+
+    async def hmac_key(self) -> bytes:
+        return await self.work(meta.hmac_key)
+
+    async def list_holds(self, *, only_open: bool, limit: int, after: str | None) -> Page:
+        return await self._slow_reads.run(
+            partial(holds.list_holds, only_open=only_open, limit=limit, after=after)
+        )
+
+    async def show_hold(self, key: EffectKey) -> Mapping[str, Any]:
+        return await self._slow_reads.run(partial(holds.show_hold, key=key))
+
+    async def end_hold(self, key: EffectKey, *, by: str) -> None:
+        await self.work(lambda tx: holds.end_hold(tx, key, by=by))
+
+    async def record_shapes(self, seen: Sequence[tuple[str, str, int]]) -> None:
+        await self.work(lambda tx: shapes.write_shapes(tx, seen))
+
+    async def shapes(self) -> Sequence[str]:
+        return await self._slow_reads.run(shapes.read_shapes)
 
     # -- duties
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from pydantic import TypeAdapter
 from pydantic_core import ValidationError
 
 from service.domain.errors import PoisonMessageError
@@ -25,6 +26,7 @@ from service.scayle.webhook import (
 )
 
 _DELIVERY: Final = "delivery"  # SCAYLE's category of shipping fees
+_wire_customer: Final = TypeAdapter(WireCustomer)
 
 
 def decode_event(
@@ -56,6 +58,19 @@ def decode_unreadable(body: bytes, *, received_at: datetime) -> OrderConfirmed:
     except ValidationError as error:
         raise PoisonMessageError("unreadable", first_problem(error)) from None
     return _order_confirmed(order, read_time(delivery.get("occurredAt")) or received_at)
+
+
+def read_customer(fields: Mapping[str, Any]) -> Customer:
+    """
+    A customer under SCAYLE's names, as an order has one.
+
+    Raises: PoisonMessageError, whose detail begins with the name of the field at fault.
+    """
+    try:
+        wire = _wire_customer.validate_python(fields)
+    except ValidationError as error:
+        raise PoisonMessageError("bad_customer", first_problem(error)) from None
+    return _to_customer(wire)
 
 
 def _order_confirmed(order: Order, otherwise_at: datetime) -> OrderConfirmed:
@@ -99,8 +114,10 @@ def _card(card: WireCard | None) -> LoyaltyCard | None:
 
 
 def _customer(customer: WireCustomer | None) -> Customer | None:
-    if not customer:
-        return None
+    return _to_customer(customer) if customer else None
+
+
+def _to_customer(customer: WireCustomer) -> Customer:
     status = customer.get("status") or {}
     return Customer(
         customer_id=customer.get("id"),

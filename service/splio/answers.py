@@ -1,8 +1,6 @@
 """What a reply of Splio means for the effect: the answer table of the design, line by line."""
 
 import re
-from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any, Final
 
 import orjson
@@ -15,6 +13,7 @@ from service.domain.errors import (
     RelayError,
     RetryableError,
 )
+from service.domain.loyalty import Granted, Registered
 from service.domain.ports import (
     Accepted,
     AlreadyExists,
@@ -24,6 +23,7 @@ from service.domain.ports import (
     UnknownCard,
 )
 from service.splio.errors import SplioError, describe, parse_errors
+from service.splio.refusals import Means, meaning
 
 OK_STATUSES: Final = range(200, 300)
 _TOO_MANY_REQUESTS: Final = 429
@@ -31,6 +31,8 @@ _UNAUTHORIZED: Final = 401
 _REQUEST_TIMEOUT: Final = 408
 _NOT_FOUND: Final = 404
 _SEE_OTHER: Final = 303  # the answer of a server that has acted: look elsewhere for the result
+_OK: Final = 200
+_CREATED: Final = 201
 _ACCEPTED: Final = 202
 _SERVER_ERROR: Final = 500
 
@@ -41,98 +43,24 @@ _CREATES: Final = {
 }
 # Repeating these changes nothing, so nothing about them is ever in doubt.
 _REPEATABLE: Final = frozenset(
-    (Operation.AUTHENTICATE, Operation.READ_ORDER, Operation.LIST_POINTS, *_CREATES.values())
-)
-
-
-class _Means(Enum):
-    EXISTS = auto()
-    NO_CONTACT = auto()
-    NO_PRODUCT = auto()
-    NO_STORE = auto()
-    NO_CARD = auto()
-    REFUSED = auto()
-    GONE = auto()
-    WRONG_API_KEY = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """
-    A documented refusal; None matches anything, `phrase` is looked for in the description.
-
-    `wrong_value` stands for "not found" and for "already exists": only key and phrase tell.
-    """
-
-    means: _Means
-    key: str | None = None
-    slug: str | None = None
-    phrase: str | None = None
-    statuses: tuple[int, ...] = (400,)
-
-    def matches(self, status: int, error: SplioError) -> bool:
-        return (
-            status in self.statuses
-            and (self.key is None or self.key == error.key)
-            and (self.slug is None or self.slug == error.slug)
-            and (self.phrase is None or self.phrase in error.description.lower())
-        )
-
-
-_BAD_REQUEST_OR_NOT_FOUND: Final = (400, 404)
-_WRONG_TYPE: Final = _Rule(_Means.REFUSED, slug="wrong_type")
-_NO_FIELD: Final = _Rule(_Means.REFUSED, "custom_fields", "wrong_value", "not found")
-_MISSING_FIRST: Final = tuple(
-    _Rule(means, key, "wrong_value", "not found", _BAD_REQUEST_OR_NOT_FOUND)
-    for means, key in (
-        (_Means.NO_CONTACT, "individual_id"),
-        (_Means.NO_PRODUCT, "product_id"),
-        (_Means.NO_STORE, "store_external_id"),
+    (
+        Operation.AUTHENTICATE,
+        Operation.READ_ORDER,
+        Operation.READ_CONTACT,
+        Operation.READ_MEMBER,
+        Operation.READ_BALANCE,
+        Operation.READ_PROGRAM,
+        Operation.LIST_POINTS,
+        Operation.LIST_GRANTS,
+        *_CREATES.values(),
     )
 )
-_KNOWN_ALREADY: Final = _Rule(_Means.EXISTS, phrase="already exists", statuses=(400, 409))
 
-# Contract sections A.1, B.4, C.4, D.1. What stands nowhere there pauses the lane.
-_RULES: Final[dict[Operation, tuple[_Rule, ...]]] = {
-    Operation.AUTHENTICATE: (
-        _Rule(_Means.WRONG_API_KEY, "username", "authentication.failed"),
-        _Rule(_Means.WRONG_API_KEY, "api_key", "is_blank"),
-    ),
-    Operation.POST_ORDER: (
-        _Rule(_Means.EXISTS, "external_id", "wrong_value", "already exists"),
-        *_MISSING_FIRST,
-        _NO_FIELD,
-        _WRONG_TYPE,
-        _Rule(_Means.REFUSED, "ordered_at", "wrong_value"),
-    ),
-    Operation.UPDATE_ORDER: (
-        _Rule(_Means.GONE, "ext_id", "wrong_value", "not found", (404,)),
-        *_MISSING_FIRST,  # documented for POST; PATCH names the same things
-        _NO_FIELD,
-        _WRONG_TYPE,
-        _Rule(_Means.REFUSED, "ordered_at", "wrong_value"),
-    ),
-    Operation.CREDIT: (
-        _Rule(_Means.NO_CARD, "card_code", statuses=(404,)),
-        _WRONG_TYPE,
-        _Rule(_Means.REFUSED, "", "", "program not found"),
-    ),
-    Operation.CREATE_CONTACT: (
-        _KNOWN_ALREADY,
-        _NO_FIELD,
-        _WRONG_TYPE,
-        _Rule(_Means.REFUSED, "contact_key", "wrong_contact_key"),
-        _Rule(_Means.REFUSED, "email", "wrong_email"),
-    ),
-    Operation.CREATE_PRODUCT: (_KNOWN_ALREADY, _NO_FIELD, _WRONG_TYPE),
-    Operation.CREATE_STORE: (_KNOWN_ALREADY, _NO_FIELD, _WRONG_TYPE),
-    Operation.READ_ORDER: (),
-    Operation.LIST_POINTS: (),
-}
+
 _MISSING: Final = {
-    _Means.NO_CONTACT: PrerequisiteKind.CONTACT,
-    _Means.NO_PRODUCT: PrerequisiteKind.PRODUCT,
-    _Means.NO_STORE: PrerequisiteKind.STORE,
+    Means.NO_CONTACT: PrerequisiteKind.CONTACT,
+    Means.NO_PRODUCT: PrerequisiteKind.PRODUCT,
+    Means.NO_STORE: PrerequisiteKind.STORE,
 }
 # `Individual not found for identifier {48213}`, `Product not found for external id JKT-001-M`
 _NAMED: Final = re.compile(
@@ -170,19 +98,19 @@ def classify(
         raise RetryableError("unauthorized", detail, status=status)
     if status in (_REQUEST_TIMEOUT, _SEE_OTHER) or status >= _SERVER_ERROR:
         raise unanswered(operation, "server_error", detail, status=status)
-    meanings = [_meaning(operation, status, error) for error in errors]
-    if _Means.EXISTS in meanings:
+    meanings = [meaning(operation, status, error) for error in errors]
+    if Means.EXISTS in meanings:
         return AlreadyExists(status)
-    if _Means.WRONG_API_KEY in meanings or operation is Operation.AUTHENTICATE:
+    if Means.WRONG_API_KEY in meanings or operation is Operation.AUTHENTICATE:
         raise LanePausedError("authentication_failed", detail, status=status)
     if not meanings or None in meanings:
         raise LanePausedError("unknown_refusal", detail, status=status)
-    if _Means.REFUSED in meanings:
+    if Means.REFUSED in meanings:
         reason = "missing_not_accepted" if operation in _CREATES.values() else "refused"
         raise PermanentError(reason, detail, status=status)
-    if _Means.GONE in meanings:
+    if Means.GONE in meanings:
         raise RetryableError("missing", detail, status=status)
-    if _Means.NO_CARD in meanings:
+    if Means.NO_CARD in meanings:
         return UnknownCard(status)
     return _missing(meanings, errors, status)
 
@@ -202,8 +130,26 @@ def shows_absent_order(status: int, errors: tuple[SplioError, ...]) -> bool:
 
     A bare 404 does not: a wrong address answers like that.
     """
+    return _shows_absent(status, errors, keys=("ext_id", "external_id", "id"))
+
+
+def shows_absent(status: int, errors: tuple[SplioError, ...]) -> bool:
+    """
+    Whether a reply to reading a member, a balance, a contact or a programme says that there is
+    none; a bare 404 does not either.
+    """
+    return _shows_absent(status, errors, keys=("id",))
+
+
+def shows_unknown_reward(status: int, errors: tuple[SplioError, ...], *, reward: str) -> bool:
+    """
+    Whether a reply to a grant says `<reward> not found`, which it does without key and slug.
+
+    The whole text is compared: servers that know nothing of Splio say `404 page not found`.
+    """
+    text = f"{reward} not found".lower()
     return status == _NOT_FOUND and any(
-        error.key in ("ext_id", "external_id", "id") and "not found" in error.description.lower()
+        error.key == error.slug == "" and error.description.strip().lower() == text
         for error in errors
     )
 
@@ -233,6 +179,52 @@ def accept_credit(status: int, body: bytes) -> Accepted:
     return Accepted(status)
 
 
+def accept_member(status: int, body: bytes, *, program: int) -> Registered:
+    """
+    Believe a 201 to making a member: it tells a card, and our programme where it tells one.
+
+    Raises: InDoubtError for anything else, since a second membership would be a second card.
+    """
+    operation = Operation.CREATE_MEMBER
+    if status != _CREATED:
+        raise InDoubtError("unreadable_reply", "not 201", status=status)
+    document = read_object(operation, status, body)
+    card = document.get("card_code")
+    if isinstance(card, bool) or not isinstance(card, str | int) or not str(card).strip():
+        raise unanswered(operation, "unreadable_reply", "no card_code", status=status)
+    told = document.get("program")
+    if isinstance(told, dict) and "id" in told and str(told["id"]) != str(program):
+        raise unanswered(operation, "unreadable_reply", "another program", status=status)
+    return Registered(str(card), status)
+
+
+def accept_grant(status: int, body: bytes) -> Granted:
+    """
+    Believe a 200 to a grant: a list of `{uuid, external_ids[]}`, the codes given out.
+
+    What a repeated idempotency key answers is not documented. An empty list is taken for a
+    grant that Splio knew already: it names no error, and nothing else would be given out by it.
+    Raises: InDoubtError for anything else, since a grant cannot be taken back.
+    """
+    if status != _OK:
+        raise InDoubtError("unreadable_reply", "not 200", status=status)
+    try:
+        grants = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise InDoubtError("unreadable_reply", "not JSON", status=status) from None
+    if not isinstance(grants, list):
+        raise InDoubtError("unreadable_reply", "not a list", status=status)
+    codes: list[str] = []
+    for grant in grants:
+        given = grant.get("external_ids") if isinstance(grant, dict) else None
+        if not given or not isinstance(given, list) or not isinstance(grant.get("uuid"), str):
+            raise InDoubtError("unreadable_reply", "no uuid or external_ids", status=status)
+        if not all(isinstance(code, str) and code for code in given):
+            raise InDoubtError("unreadable_reply", "no code", status=status)
+        codes.extend(given)
+    return Granted(status, tuple(codes))
+
+
 def read_object(operation: Operation, status: int, body: bytes) -> dict[str, Any]:
     """
     The JSON object of a 2xx that names no error.
@@ -251,17 +243,16 @@ def read_object(operation: Operation, status: int, body: bytes) -> dict[str, Any
     return document
 
 
-def _meaning(operation: Operation, status: int, error: SplioError) -> _Means | None:
-    for rule in _RULES[operation]:
-        if rule.matches(status, error):
-            return rule.means
-    return None
+def _shows_absent(status: int, errors: tuple[SplioError, ...], *, keys: tuple[str, ...]) -> bool:
+    return status == _NOT_FOUND and any(
+        error.key in keys and "not found" in error.description.lower() for error in errors
+    )
 
 
-def _missing(meanings: list[_Means | None], errors: tuple[SplioError, ...], status: int) -> Missing:
-    for meaning, error in zip(meanings, errors, strict=True):
-        if meaning in _MISSING:
+def _missing(meanings: list[Means | None], errors: tuple[SplioError, ...], status: int) -> Missing:
+    for means, error in zip(meanings, errors, strict=True):
+        if means in _MISSING:
             named = _NAMED.search(error.description)
             name = (named["braced"] or named["bare"]) if named else None
-            return Missing(_MISSING[meaning], name, status)
+            return Missing(_MISSING[means], name, status)
     raise AssertionError(f"no rule of {meanings} is handled")

@@ -37,6 +37,7 @@ from service.splio.answers import (
 from service.splio.config import SplioConfig
 from service.splio.errors import parse_errors
 from service.splio.exchange import Exchange, SplioPermit, refusal
+from service.splio.loyalty import LoyaltyClient
 from service.splio.readback import (
     UnreadableReplyError,
     booked_credit,
@@ -56,16 +57,22 @@ _PAGES_LIMIT: Final = 100  # of one card's credits; absence is never concluded f
 
 
 class SplioClient:
-    """Requests to one universe (`Splio`). Made by `open_splio_client`."""
+    """
+    Requests to one universe (`Splio`). Made by `open_splio_client`.
+
+    `loyalty` asks for members, balances and rewards over the same exchange.
+    """
 
     def __init__(
         self,
         exchange: Exchange,
+        loyalty: LoyaltyClient,
         *,
         config: SplioConfig,
         metrics: ClientMetrics,
         step: StepHook,
     ) -> None:
+        self.loyalty = loyalty
         self._exchange = exchange
         self._points_kind = config.points_kind
         self._created = metrics.created
@@ -271,7 +278,8 @@ async def open_splio_client(
     """
     own_metrics = ClientMetrics(metrics)
     exchange = Exchange(config, clock=clock, metrics=own_metrics, schedule=schedule)
-    client = SplioClient(exchange, config=config, metrics=own_metrics, step=step)
+    loyalty = LoyaltyClient(exchange, config=config, clock=clock, step=step)
+    client = SplioClient(exchange, loyalty, config=config, metrics=own_metrics, step=step)
     try:
         yield client
     finally:

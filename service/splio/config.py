@@ -6,9 +6,11 @@ from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Final, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from service.domain.effects import Lane
 from service.domain.errors import StartupError
+from service.domain.planning import ContactKey
 
 PointsKind = Literal["nq", "q"]
 Hours = Literal["padded", "plain"]
@@ -33,6 +35,8 @@ class SplioConfig:
             know does it, so that a request rarely meets a connection that is about to close.
         token_max_age_s: of a token whose own life cannot be read (a support article names one
             hour and advises to renew every 50 minutes).
+        contact_key: the unique key of the universe's contacts.
+        timezone: in which Splio writes dates, as they name none.
         breaker_failures: this many in a row stop the requests.
     """
 
@@ -46,6 +50,8 @@ class SplioConfig:
     connections: int = 100
     reply_limit_bytes: int = 1 << 20
     token_max_age_s: float = 50 * 60.0
+    contact_key: ContactKey = ContactKey.EMAIL
+    timezone: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"))
     breaker_failures: int = 5
     breaker_first_pause_s: float = 1.0
     breaker_longest_pause_s: float = 30.0

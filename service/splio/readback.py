@@ -48,8 +48,8 @@ def compare(ours: bytes, theirs: bytes) -> OrderComparison:
 
     Raises: UnreadableReplyError when it is not our order at all.
     """
-    sent = _parse(ours)
-    held = _parse(theirs)
+    sent = parse_exact(ours)
+    held = parse_exact(theirs)
     if str(held.get("external_id")) != sent["external_id"]:
         raise UnreadableReplyError("another external_id")
     card = sent.get("card_code")
@@ -61,7 +61,7 @@ def compare(ours: bytes, theirs: bytes) -> OrderComparison:
             return OrderComparison(OrderMatch.CART_WITHOUT_CARD)
         return OrderComparison(OrderMatch.DIFFERENT, "card_code")
     differs = []
-    if _number(held.get("total_price")) != _number(sent["total_price"]):
+    if exact_number(held.get("total_price")) != exact_number(sent["total_price"]):
         differs.append("total_price")
     if card is not None and card != held_card:
         differs.append("card_code")
@@ -105,14 +105,19 @@ def booked_credit(request: RenderedRequest) -> BookedCredit:
     )
 
 
-def credits_path(
-    points_kind: PointsKind, *, order: str, card: str | None = None, after: str | None = None
+def points_path(
+    points_kind: PointsKind,
+    event_type: str,
+    *,
+    order: str,
+    card: str | None = None,
+    after: str | None = None,
 ) -> str:
     """
-    Where a page of credits is listed, in the order in which Splio made them.
+    Where a page of the points ledger is listed, in the order in which Splio made its entries.
 
     Both filters that have a default are set. There is none for the date: in whose time zone
-    Splio keeps it is not documented, and a credit that a filter hides would be sent again.
+    Splio keeps it is not documented, and an entry that a filter hides would be sent again.
 
     Args:
         order: `asc` or `desc`.
@@ -123,7 +128,7 @@ def credits_path(
         "limit": str(PAGE_SIZE),
         "sort": "ID",
         "order": order,
-        "event_type": _equals("credit_points"),
+        "event_type": _equals(event_type),
         "points_type": _equals(points_kind),
     }
     if card is not None:
@@ -133,11 +138,25 @@ def credits_path(
     return f"{_POINTS_PATH}?{urlencode(query, quote_via=quote)}"
 
 
-def read_credits(document: Mapping[str, Any], *, after: str | None) -> CreditPage:
-    """
-    The contexts of a page, and the cursor after its last element.
+def credits_path(
+    points_kind: PointsKind, *, order: str, card: str | None = None, after: str | None = None
+) -> str:
+    """Where a page of credits is listed; arguments as for `points_path`."""
+    return points_path(points_kind, "credit_points", order=order, card=card, after=after)
 
-    That the `context` of a credit comes back as `reason.message` is inferred (contract C.5).
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """The elements of a page, and the cursor of the page after it (None for the last one)."""
+
+    elements: tuple[Mapping[str, Any], ...]
+    following: str | None
+
+
+def read_page(document: Mapping[str, Any]) -> ListPage:
+    """
+    A page of a list with cursors.
+
     Raises: UnreadableReplyError.
     """
     elements = document.get("elements")
@@ -147,14 +166,36 @@ def read_credits(document: Mapping[str, Any], *, after: str | None) -> CreditPag
     cursors = paging.get("cursors")
     if not isinstance(cursors, dict):
         raise UnreadableReplyError("no cursors")
-    following = _cursor(cursors.get("after"))
-    contexts = tuple(_context(element) for element in elements if isinstance(element, dict))
-    last = elements[-1].get("cursor") if elements and isinstance(elements[-1], dict) else None
-    return CreditPage(
-        contexts=contexts,
-        cursor=following or _cursor(last) or after,
-        is_last=following is None,
+    return ListPage(
+        elements=tuple(element for element in elements if isinstance(element, dict)),
+        following=_cursor(cursors.get("after")),
     )
+
+
+def read_credits(document: Mapping[str, Any], *, after: str | None) -> CreditPage:
+    """
+    The contexts of a page, and the cursor after its last element.
+
+    Raises: UnreadableReplyError.
+    """
+    page = read_page(document)
+    last = page.elements[-1].get("cursor") if page.elements else None
+    return CreditPage(
+        contexts=tuple(reason_of(element) for element in page.elements),
+        cursor=page.following or _cursor(last) or after,
+        is_last=page.following is None,
+    )
+
+
+def reason_of(element: Mapping[str, Any]) -> str:
+    """
+    The reason of an entry of the points ledger, empty when it names none.
+
+    That the `context` of a credit comes back as `reason.message` is inferred (contract C.5).
+    """
+    reason = element.get("reason")
+    message = reason.get("message") if isinstance(reason, dict) else reason
+    return message.strip() if isinstance(message, str) else ""
 
 
 def _cursor(value: Any) -> str | None:
@@ -172,18 +213,16 @@ def _cursor(value: Any) -> str | None:
     raise UnreadableReplyError("no cursor")
 
 
-def _context(element: Mapping[str, Any]) -> str:
-    reason = element.get("reason")
-    message = reason.get("message") if isinstance(reason, dict) else reason
-    return message.strip() if isinstance(message, str) else ""
-
-
 def _equals(value: str) -> str:
     return orjson.dumps({"operator": "equals", "value": value}).decode()
 
 
-def _parse(body: bytes) -> dict[str, Any]:
-    """A JSON object whose numbers are exact."""
+def parse_exact(body: bytes) -> dict[str, Any]:
+    """
+    A JSON object whose numbers are exact.
+
+    Raises: UnreadableReplyError.
+    """
     try:
         document = json.loads(body, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
@@ -193,7 +232,7 @@ def _parse(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _number(value: Any) -> Decimal | None:
+def exact_number(value: Any) -> Decimal | None:
     """A number, or text that is one, exactly; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
         return None
@@ -235,10 +274,10 @@ def _lines(lines: Any) -> dict[tuple[str, Decimal | None], Decimal] | None:
         if not isinstance(line, dict):
             return None
         product = line.get("external_id", line.get("product_id"))
-        quantity = _number(line.get("quantity"))
+        quantity = exact_number(line.get("quantity"))
         if product is None or quantity is None:
             return None
-        at = (str(product), _number(line.get("unit_price")))
+        at = (str(product), exact_number(line.get("unit_price")))
         quantities[at] = quantities.get(at, Decimal(0)) + quantity
     return quantities
 

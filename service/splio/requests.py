@@ -16,7 +16,7 @@ from service.domain.effects import (
     RenderedRequest,
     idempotency_key,
 )
-from service.domain.events import OrderConfirmed
+from service.domain.events import Customer, OrderConfirmed
 from service.domain.money import json_number
 from service.domain.planning import ContactKey, Shop
 from service.splio.config import Hours, PointsKind
@@ -27,11 +27,14 @@ _PRODUCTS_PATH: Final = "/data/v1/products"
 _STORES_PATH: Final = "/data/v1/stores"
 _MEMBERS_PATH: Final = "/loyalty/v1/members/"
 _CREDIT: Final = "/credit"
+_MEMBERSHIPS_PATH: Final = "/loyalty/members"
+_REWARDS_PATH: Final = "/loyalty/v1/rewards/"
+_GRANT: Final = "/grant"
 
 # A universe whose key is one of SCAYLE's ids holds it in a custom field. Splio numbers such
 # fields (`c0`) and lets each universe name them: these names are ours, from the contract's
 # examples, and the field must exist there.
-_CUSTOM_KEYS: Final = {
+CUSTOM_KEYS: Final = {
     ContactKey.CUSTOMER_ID: "scayle_customer_id",
     ContactKey.REFERENCE_KEY: "scayle_reference_key",
 }
@@ -53,7 +56,7 @@ class _Line:
 
 class SplioRenderer:
     """
-    Renders orders and bookings (`RequestRenderer`). Amounts are exact: never a binary float.
+    Renders what is asked of Splio (`RequestRenderer`). Amounts are exact: never a binary float.
 
     Args:
         contact_key: the unique key of the universe.
@@ -105,7 +108,7 @@ class SplioRenderer:
             path=ORDERS_PATH,
             body="".join(parts).encode(),
             prerequisites=(
-                self._contact(order, contact_id),
+                self._contact(order.customer, contact_id, order.language),
                 _store(shop.store),
                 *products.values(),
             ),
@@ -119,34 +122,90 @@ class SplioRenderer:
 
         Raises: ValueError for a card number that cannot be a part of a path.
         """
+        date = splio_date(order.confirmed_at, shop.timezone, self._hours)
+        return self._credit(key, card=card, points=points, date=date)
+
+    def credit(
+        self, *, key: EffectKey, card: str, points: int, at: datetime, timezone: str
+    ) -> RenderedRequest:
+        """
+        The request that books `points` on `card`, as that of earned points does.
+
+        Raises: ValueError for a card number that cannot be a part of a path.
+        """
+        date = splio_date(at, timezone, self._hours)
+        return self._credit(key, card=card, points=points, date=date)
+
+    def grant(
+        self, *, key: EffectKey, card: str, reward: str, quantity: int, at: datetime, timezone: str
+    ) -> RenderedRequest:
+        """
+        The request that grants `card` a reward `quantity` times and uses it in the same second.
+
+        `reason_msg` carries `key` for the look-up.
+        Raises: ValueError for a reward's id that cannot be a part of a path.
+        """
         repeat_key = idempotency_key(key)
-        is_nq = self._points_kind == "nq"
+        date = splio_date(at, timezone, self._hours)
+        body = {
+            "card_code": card,
+            "quantity": quantity,
+            "reason_msg": key,
+            "grant_date": date,
+            "burned_date": date,
+            "idempotency_key": repeat_key,
+        }
         return RenderedRequest(
-            path=f"{_MEMBERS_PATH}{path_part(card)}{_CREDIT}",
-            body=orjson.dumps(
-                {
-                    "event_date": splio_date(order.confirmed_at, shop.timezone, self._hours),
-                    "nq_points_quantity": points if is_nq else 0,
-                    "q_points_quantity": 0 if is_nq else points,
-                    "context": key,
-                    "is_final": self._is_final,
-                    "idempotency_key": repeat_key,
-                }
-            ),
+            path=f"{_REWARDS_PATH}{path_part(reward)}{_GRANT}",
+            body=orjson.dumps(body),
             idempotency_key=repeat_key,
         )
 
-    def _contact(self, order: OrderConfirmed, contact_id: str) -> Prerequisite:
-        customer = order.customer
+    def membership(
+        self, *, program: str, contact_id: str, customer: Customer, language: str | None
+    ) -> RenderedRequest:
+        """
+        The request that makes a contact a member, with the one that creates the contact.
+
+        Raises: ValueError for a program that is no whole number.
+        """
+        if not (program.isascii() and program.isdecimal()):
+            raise ValueError("a program is a whole number")
+        return RenderedRequest(
+            path=_MEMBERSHIPS_PATH,
+            body=orjson.dumps({"program_id": int(program), "contact_id": contact_id}),
+            prerequisites=(self._contact(customer, contact_id, language),),
+        )
+
+    def _credit(self, key: EffectKey, *, card: str, points: int, date: str) -> RenderedRequest:
+        repeat_key = idempotency_key(key)
+        is_nq = self._points_kind == "nq"
+        body = {
+            "event_date": date,
+            "nq_points_quantity": points if is_nq else 0,
+            "q_points_quantity": 0 if is_nq else points,
+            "context": key,
+            "is_final": self._is_final,
+            "idempotency_key": repeat_key,
+        }
+        return RenderedRequest(
+            path=f"{_MEMBERS_PATH}{path_part(card)}{_CREDIT}",
+            body=orjson.dumps(body),
+            idempotency_key=repeat_key,
+        )
+
+    def _contact(
+        self, customer: Customer | None, contact_id: str, language: str | None
+    ) -> Prerequisite:
         body: dict[str, Any] = {}
         if customer is not None:
             body["lastname"] = customer.last_name
             body["firstname"] = customer.first_name
             body["email"] = customer.email.lower() if customer.email else None
             body["cellphone"] = customer.cellphone
-        if order.language and (language := order.language[:2].lower()) in _LANGUAGES:
-            body["language"] = language
-        if (field := _CUSTOM_KEYS.get(self._contact_key)) is not None:
+        if language and (short := language[:2].lower()) in _LANGUAGES:
+            body["language"] = short
+        if (field := CUSTOM_KEYS.get(self._contact_key)) is not None:
             body["custom_fields"] = [{"name": field, "value": contact_id}]
         else:
             body[self._contact_key.value] = contact_id

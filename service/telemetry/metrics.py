@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from service.domain.checkout import CallOperation
 from service.domain.effects import OPEN_STATES, Kind, Lane, Outcome
 from service.domain.ledger import Chore
 from service.domain.ports import Operation
@@ -44,6 +45,26 @@ WEBHOOK_OUTCOMES = (
     "accepted",
     "unreadable",
     "ignored",
+    "unauthorized",
+    "throttled",
+    "malformed",
+    "too_large",
+    "unsupported_media_type",
+    "too_slow",
+    "disconnected",
+    "unavailable",
+)
+LOYALTY_OUTCOMES = (
+    "answered",
+    "taken",
+    "repeated",
+    "conflict",
+    "more_than_captured",
+    "no_capture",
+    "counted",
+    "invalid",
+    "unknown",
+    "refused",
     "unauthorized",
     "throttled",
     "malformed",
@@ -179,6 +200,7 @@ class Metrics:
                 "unknown_card",
                 "deadline_passed",
                 "lane_paused",
+                "awaits_subscription",
             ),
         )
         self.late_outcomes = self._counter(
@@ -197,6 +219,45 @@ class Metrics:
             "Effects that two attempts report as applied. Look at each at Splio.",
             effect=kinds,
         )
+        self.loyalty_calls = self._counter(
+            "relay_loyalty_calls_total",
+            "Loyalty calls of SCAYLE Checkout, by how they were answered.",
+            operation=[operation.value for operation in CallOperation],
+            outcome=LOYALTY_OUTCOMES,
+        )
+        self.loyalty_call_seconds = self._histogram(
+            "relay_loyalty_call_duration_seconds",
+            "Seconds from a loyalty call's headers to its answer.",
+            _WEBHOOK_BUCKETS,
+            operation=[operation.value for operation in CallOperation],
+        )
+        self.balance_answers = self._counter(
+            "relay_balance_answers_total",
+            "Balances answered, by where they came from; unknown ones were refused.",
+            answer=("fresh", "asked", "last_known", "unknown"),
+        )
+        self.points_captured = self._counter(
+            "relay_points_captured_total", "Points that captures took, before any refund."
+        )
+        self.captures_over_balance = self._counter(
+            "relay_captures_over_balance_total",
+            "Captures of more points than the card was known to have; taken all the same.",
+        )
+        self.points_taken = self._counter(
+            "relay_points_taken_total", "Points that debits took at Splio, by this process."
+        )
+        self.holds_open = self._gauge(
+            "relay_holds_open", "Captures that still lower a balance that we answer."
+        )
+        self.held_points = self._gauge("relay_held_points", "Points that these hold.")
+        self.oldest_hold = self._gauge(
+            "relay_oldest_hold_timestamp_seconds",
+            "When the oldest of these captures came, seconds since the epoch; 0 when none.",
+        )
+        self.collects_missing = self._gauge(
+            "relay_collects_missing",
+            "Orders with a card whose collect has not come within a day of their webhook.",
+        )
         self.points_booked = self._counter(
             "relay_points_booked_total", "Points booked at Splio by this process."
         )
@@ -214,9 +275,10 @@ class Metrics:
         self.dead_letters = self._counter(
             "relay_dead_letters_total",
             "Dead letters made, by who made them and why.",
-            consumer=("intake", "dispatcher"),
+            consumer=("intake", "dispatcher", "checkout"),
             reason=(
                 "conflict",
+                "more_than_captured",
                 "shop_missing",
                 "contact_key_missing",
                 "product_id_missing",

@@ -1,8 +1,8 @@
-"""HTTP Basic: who may deliver webhooks and who may change things."""
+"""Credentials: HTTP Basic of webhooks and operators, and what every way of proving them shares."""
 
 import binascii
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
 from hmac import compare_digest
 from ipaddress import IPv6Address, ip_address
@@ -44,9 +44,50 @@ class LoginThrottle:
         return until_s - now_s if count >= self._failures else 0.0
 
 
+class KnownSecrets:
+    """Tells whether a text is one of several, in a time that does not tell how near it was."""
+
+    def __init__(self, secrets: Iterable[bytes]) -> None:
+        # Digests under a key of this process have one length, whatever was sent.
+        self._key = urandom(32)
+        self._digests = [self._digest(secret) for secret in secrets]
+
+    def holds(self, given: bytes) -> bool:
+        """Whether `given` is one of them; each is looked at."""
+        digest = self._digest(given)
+        is_known = False
+        for known in self._digests:
+            is_known |= compare_digest(digest, known)
+        return is_known
+
+    def _digest(self, secret: bytes) -> bytes:
+        return blake2b(secret, key=self._key, digest_size=32).digest()
+
+
+def refuse_missing(challenge: Mapping[str, str]) -> web.Response:
+    """The answer to a request that shows nothing; that is no failed login."""
+    return problem(401, "unauthorized", "Credentials are needed", headers=challenge)
+
+
+def refuse_wrong(
+    request: web.BaseRequest, *, throttle: LoginThrottle, challenge: Mapping[str, str]
+) -> web.Response:
+    """The answer to wrong credentials: 401, and 429 when their address sends too many."""
+    retry_after_s = throttle.retry_after_s(request.remote or "")
+    if retry_after_s:
+        return problem(
+            429,
+            "too-many-failed-logins",
+            "Too many failed logins from this address",
+            "Right credentials pass at any time.",
+            headers={"Retry-After": str(ceil(retry_after_s))},
+        )
+    return problem(401, "unauthorized", "Wrong credentials", headers=challenge)
+
+
 class BasicAuthentication:
     """
-    Checks HTTP Basic against several pairs at once, in a time that does not tell how near it was.
+    Checks HTTP Basic against several pairs at once.
 
     Right credentials always pass. Wrong ones are answered 401, and 429 when an address sends too
     many; a request without credentials is no failed login.
@@ -55,9 +96,7 @@ class BasicAuthentication:
     def __init__(
         self, credentials: Sequence[tuple[str, str]], *, realm: str, throttle: LoginThrottle
     ) -> None:
-        # Digests under a key of this process have one length, whatever was sent.
-        self._key = urandom(32)
-        self._digests = [self._digest(f"{user}:{word}".encode()) for user, word in credentials]
+        self._known = KnownSecrets(f"{user}:{word}".encode() for user, word in credentials)
         self._challenge = {"WWW-Authenticate": f'Basic realm="{realm}", charset="UTF-8"'}
         self._throttle = throttle
 
@@ -65,19 +104,10 @@ class BasicAuthentication:
         """The answer to a request that may not pass, None when it may. Reads headers only."""
         header = request.headers.get("Authorization")
         if header is None:
-            return problem(401, "unauthorized", "Credentials are needed", headers=self._challenge)
+            return refuse_missing(self._challenge)
         if self._knows(header):
             return None
-        retry_after_s = self._throttle.retry_after_s(request.remote or "")
-        if retry_after_s:
-            return problem(
-                429,
-                "too-many-failed-logins",
-                "Too many failed logins from this address",
-                "Right credentials pass at any time.",
-                headers={"Retry-After": str(ceil(retry_after_s))},
-            )
-        return problem(401, "unauthorized", "Wrong credentials", headers=self._challenge)
+        return refuse_wrong(request, throttle=self._throttle, challenge=self._challenge)
 
     def _knows(self, header: str) -> bool:
         scheme, _, token = header.partition(" ")
@@ -87,14 +117,7 @@ class BasicAuthentication:
             pair = binascii.a2b_base64(token.strip(), strict_mode=True)
         except ValueError:  # binascii.Error is one; text beyond ASCII another
             return False
-        given = self._digest(pair)
-        is_known = False
-        for digest in self._digests:
-            is_known |= compare_digest(given, digest)
-        return is_known
-
-    def _digest(self, pair: bytes) -> bytes:
-        return blake2b(pair, key=self._key, digest_size=32).digest()
+        return self._known.holds(pair)
 
 
 def _network(address: str) -> str:

@@ -2,10 +2,12 @@
 
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from aiohttp import web
 
+from service.domain.checkout import mask
 from service.domain.effects import EffectKey
 from service.domain.errors import (
     LedgerUnavailableError,
@@ -16,6 +18,7 @@ from service.domain.errors import (
 from service.domain.ledger import DeadLetter, Page
 from service.operations import BRAKED_NAMES, Changed, Operations, Selection
 from service.web.answers import json_answer, problem
+from service.web.assumed_shapes import assumed_of, differences
 from service.web.authentication import BasicAuthentication
 from service.web.bodies import (
     BodyError,
@@ -34,6 +37,7 @@ from service.web.parameters import (
     read_selection,
     read_whole,
 )
+from service.web.shapes import SeenShape, ShapesSeen
 
 _BODY_LIMIT: Final = 64 * 1024
 _BODY_TIMEOUT_S: Final = 10.0
@@ -69,12 +73,15 @@ class OperationsApi:
             "/api/orders/{order_id}": self._show_order,
             "/api/dead-letters": self._list_dead_letters,
             "/api/dead-letters/{id}": self._show_dead_letter,
+            "/api/holds": self._list_holds,
+            "/api/holds/{key}": self._show_hold,
             "/api/lanes": self._list_lanes,
         }
         changes: dict[str, _Answerer] = {
             "/api/effects/{key}/look-up": self._look_up,
             "/api/effects/{key}/release": self._release,
             "/api/effects/{key}/reject": self._reject,
+            "/api/holds/{key}/end": self._end_hold,
             "/api/dead-letters/replay": self._replay,
             "/api/dead-letters/dismiss": self._dismiss,
             "/api/lanes/{lane}/release": self._release_lane,
@@ -154,15 +161,43 @@ class OperationsApi:
             )
         )
 
+    async def _list_holds(self, request: web.BaseRequest, _: Mapping[str, str]) -> Any:
+        query = Query(request, known=("open", "limit", "after"))
+        return _page(
+            await self._operations.list_holds(
+                only_open=query.flag("open"), limit=query.limit(), after=query.text("after")
+            )
+        )
+
+    async def _show_hold(self, request: web.BaseRequest, bound: Mapping[str, str]) -> Any:
+        Query(request, known=())
+        with_card, refusal = self._is_operator(request)
+        if refusal is not None:
+            return refusal
+        hold = await self._operations.show_hold(_key(bound))
+        return hold if with_card else {**hold, "card": mask(hold["card"])}
+
+    async def _end_hold(self, request: web.BaseRequest, bound: Mapping[str, str]) -> Any:
+        key = _key(bound)
+        await self._operations.end_hold(key, by=self._by)
+        hold = await self._operations.show_hold(key)
+        return {**hold, "card": mask(hold["card"])}
+
+    def _is_operator(self, request: web.BaseRequest) -> tuple[bool, web.Response | None]:
+        """
+        Whether what is for the operator alone (personal data) may be shown; or the refusal of
+        who claims to be it.
+        """
+        if self._authentication is None or "Authorization" not in request.headers:
+            return False, None
+        refusal = self._authentication.refusal(request)
+        return refusal is None, refusal
+
     async def _show_dead_letter(self, request: web.BaseRequest, bound: Mapping[str, str]) -> Any:
         Query(request, known=())
-        # The bytes hold personal data, so they are for the operator alone.
-        with_record = False
-        if self._authentication is not None and "Authorization" in request.headers:
-            refusal = self._authentication.refusal(request)
-            if refusal is not None:
-                return refusal
-            with_record = True
+        with_record, refusal = self._is_operator(request)
+        if refusal is not None:
+            return refusal
         dead_letter_id = read_whole("id", bound["id"])
         return _dead_letter(
             await self._operations.show_dead_letter(dead_letter_id), with_record=with_record
@@ -184,6 +219,16 @@ class OperationsApi:
             raise NotFoundError("no_such_lane", f"there are {', '.join(BRAKED_NAMES)}")
         await self._operations.release_lane(lane, by=self._by)
         return {"lane": lane, "released": True}
+
+
+def add_shapes(router: Router, shapes: ShapesSeen) -> None:
+    """Register `/api/shapes`, which needs no ledger."""
+
+    async def list_shapes(request: web.BaseRequest, _: Mapping[str, str]) -> Any:
+        Query(request, known=())
+        return {"items": [_shape(shape) for shape in await shapes.seen()], "next": None}
+
+    router.add("GET", "/api/shapes", _answering(list_shapes))
 
 
 def _answering(answerer: _Answerer) -> Handler:
@@ -253,6 +298,13 @@ def _text(name: str, bound: Mapping[str, str]) -> str:
     if len(text) > MAX_TEXT:
         raise BadParameterError(name, f"is longer than {MAX_TEXT} characters")
     return text
+
+
+def _shape(shape: SeenShape) -> dict[str, Any]:
+    """The shape with its differences from what we assume; null where we assume nothing."""
+    assumed = assumed_of(shape.source)
+    found = None if assumed is None else list(map(asdict, differences(shape, assumed)))
+    return {**shape.to_json(), "differences": found}
 
 
 def _page(page: Page) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from service.web.asyncapi import asyncapi_document
 from service.web.authentication import BasicAuthentication
 from service.web.dispatch import Router
 from service.web.openapi.operations import operations_document
-from service.web.operations_api import OperationsApi
+from service.web.operations_api import OperationsApi, add_shapes
 from service.web.public_door import answer_alive, document_handler
+from service.web.shapes import ShapesSeen
 
 OPERATOR: Final = "operator"  # the one user who may change things
 
@@ -27,16 +28,18 @@ def operations_router(
     authentication: BasicAuthentication | None,
     not_ready: Callable[[], Sequence[str]],
     degraded: Callable[[], Sequence[str]],
+    shapes: ShapesSeen | None = None,
 ) -> Router:
     """
     Everything that the operations listener answers.
 
     Args:
-        operations: None in a role that has no ledger; then there is no `/api/…`.
+        operations: None in a role that has no ledger; then there is no `/api/…` but shapes.
         authentication: of the user `operator`; None when no password is set, and then nothing
             can be changed.
         not_ready: the reasons why the process cannot take and process now; none: it can.
         degraded: what is away while it works on; told, and no reason to take it out of service.
+        shapes: of SCAYLE's requests; None where they are not kept, then there is no `/api/shapes`.
     """
 
     async def answer_ready(request: web.BaseRequest, _: Mapping[str, str]) -> web.Response:
@@ -61,4 +64,6 @@ def operations_router(
     if operations is not None:
         api = OperationsApi(operations, authentication=authentication, operator=OPERATOR)
         api.add_to(router)
+    if shapes is not None:
+        add_shapes(router, shapes)
     return router

@@ -6,16 +6,22 @@ from aiohttp import web
 
 from service.web.answers import bytes_answer, json_answer
 from service.web.dispatch import Handler, Router
+from service.web.loyalty import LoyaltyDoor
+from service.web.openapi.loyalty import loyalty_paths
 from service.web.openapi.public import public_document
 from service.web.webhooks import WebhookDoor
 
 
-def public_router(webhooks: WebhookDoor) -> Router:
-    """`POST /webhooks/scayle`, `GET /healthz`, `GET /openapi.json`."""
+def public_router(webhooks: WebhookDoor, loyalty: LoyaltyDoor | None = None) -> Router:
+    """`POST /webhooks/scayle`, `/loyalty/…`, `GET /healthz`, `GET /openapi.json`."""
     router = Router()
     router.add("POST", "/webhooks/scayle", webhooks)
     router.add("GET", "/healthz", answer_alive)
-    router.add("GET", "/openapi.json", document_handler(public_document()))
+    paths = None
+    if loyalty is not None:
+        loyalty.add_to(router)
+        paths = loyalty_paths(invalid_status=loyalty.invalid_status)
+    router.add("GET", "/openapi.json", document_handler(public_document(paths)))
     return router
 
 

@@ -22,16 +22,8 @@ from service.telemetry.metrics import WEBHOOK_OUTCOMES, Metrics
 from service.telemetry.tracing import continue_trace, trace_id
 from service.web.answers import problem, ready_answer
 from service.web.authentication import BasicAuthentication
-from service.web.bodies import (
-    BodyBrokenError,
-    BodyError,
-    BodyTooLargeError,
-    BodyTooSlowError,
-    DisconnectedError,
-    UnsupportedMediaTypeError,
-    check_media_type,
-    read_body,
-)
+from service.web.bodies import BodyError, check_media_type, read_body, refuse_body
+from service.web.shapes import ShapeLog
 
 _TYPE_LIMIT: Final = 64  # characters of an event type that a log line repeats
 
@@ -62,6 +54,7 @@ class WebhookDoor:
 
     Args:
         accepting: whether events may be taken now; False (disk low, stopping) answers 503.
+        shapes: told what each event looks like.
     """
 
     def __init__(
@@ -73,6 +66,7 @@ class WebhookDoor:
         clock: Clock,
         accepting: Callable[[], bool],
         limits: WebhookLimits = WebhookLimits(),
+        shapes: ShapeLog | None = None,
         step: StepHook = no_step,
     ) -> None:
         self._publisher = publisher
@@ -80,6 +74,7 @@ class WebhookDoor:
         self._clock = clock
         self._accepting = accepting
         self._limits = limits
+        self._shapes = shapes
         self._step = step
         self._count = {
             outcome: metrics.webhooks.labels(outcome=outcome) for outcome in WEBHOOK_OUTCOMES
@@ -120,7 +115,7 @@ class WebhookDoor:
                 timeout_s=self._limits.body_timeout_s,
             )
         except BodyError as error:
-            return self._refuse_body(error)
+            return _Receipt(*refuse_body(error, limit_bytes=self._limits.body_bytes))
         self._step(Step.WEBHOOK_READ)
         try:
             return await self._publish(request, body)
@@ -143,6 +138,8 @@ class WebhookDoor:
 
     async def _publish(self, request: web.BaseRequest, body: bytes) -> _Receipt:
         webhook = read_webhook(body)
+        if self._shapes is not None:
+            self._shapes.note(f"webhook:{webhook.event_type[:_TYPE_LIMIT]}", body=body)
         fields: dict[str, Any] = {"event_type": webhook.event_type, "size_bytes": len(body)}
         if isinstance(webhook, IgnoredWebhook):
             fields["event_type"] = webhook.event_type[:_TYPE_LIMIT]
@@ -170,45 +167,6 @@ class WebhookDoor:
         fields["event_id"] = event_id
         answer = b'{"outcome":"%b","event_id":"%b"}' % (outcome.encode(), event_id.encode())
         return _Receipt(outcome, ready_answer(request, answer), level, fields)
-
-    def _refuse_body(self, error: BodyError) -> _Receipt:
-        match error:
-            case UnsupportedMediaTypeError():
-                return _Receipt(
-                    "unsupported_media_type",
-                    problem(415, "unsupported-media-type", "Send plain JSON", str(error)),
-                )
-            case BodyTooLargeError():
-                limit = self._limits.body_bytes
-                return _Receipt(
-                    "too_large",
-                    problem(
-                        413,
-                        "too-large",
-                        "The body is too large",
-                        f"At most {limit} bytes are taken.",
-                        close=True,
-                    ),
-                )
-            case BodyTooSlowError():
-                return _Receipt(
-                    "too_slow", problem(408, "too-slow", "The body took too long", close=True)
-                )
-            case DisconnectedError():
-                # Nobody reads this answer.
-                return _Receipt(
-                    "disconnected", problem(400, "disconnected", "The body broke off", close=True)
-                )
-            case BodyBrokenError():
-                return _Receipt(
-                    "malformed",
-                    problem(400, "bad-request", "The body's framing is broken", close=True),
-                )
-            case _:
-                return _Receipt(
-                    "malformed",
-                    problem(417, "unknown-expectation", "Only 100-continue is known", close=True),
-                )
 
 
 _IGNORED: Final = b'{"outcome":"ignored"}'

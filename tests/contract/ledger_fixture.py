@@ -46,7 +46,10 @@ CONFIG = LedgerConfig(
     owner="first",
     tenant="main",
     points_from=PointsFrom.WEBHOOK,
-    visible_after_s={Kind.ORDER: ORDERS_VISIBLE_AFTER_S, Kind.EARN: CREDITS_VISIBLE_AFTER_S},
+    visible_after_s={
+        **dict.fromkeys(Kind, CREDITS_VISIBLE_AFTER_S),
+        Kind.ORDER: ORDERS_VISIBLE_AFTER_S,
+    },
     retention_s=RETENTION_S,
     orders_retention_s=ORDERS_RETENTION_S,
 )

@@ -67,7 +67,7 @@ class KafkaHarness:
         await delete_records(
             self._config,
             {
-                TopicPartition(self._config.name(stream.topic), stream.partition): position
+                TopicPartition(self._config.name(stream.log_topic), stream.partition): position
                 for stream, position in acknowledged.items()
             },
         )
@@ -153,7 +153,7 @@ async def test_keys_headers_and_bytes_come_back_untouched(
     ) -> tuple[Topic, str, bytes, list[tuple[str, str]]]:
         return topic, repr(record.key), record.value, sorted(record.headers.items())
 
-    assert sorted(content(record.stream.topic, record) for record in found) == sorted(
+    assert sorted(content(record.stream.log_topic, record) for record in found) == sorted(
         content(record.topic, record) for record in records
     )
 
@@ -314,7 +314,7 @@ async def test_a_long_stream_does_not_keep_the_others_waiting(
         while len(seen) < 301:
             records = await reader.fetch(max_records=10, wait_s=1.0)
             assert len(records) <= 10
-            seen += [record.stream.topic for record in records]
+            seen += [record.stream.log_topic for record in records]
     # Two topics of a few streams each: the short one has had its turn by then.
     assert Topic.UNREADABLE in seen[:200]
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from service.domain.checkout import mask
 from service.domain.effects import EffectKey, Kind, Lane, State
 from service.domain.errors import LedgerUnavailableError, NotFoundError, WrongStateError
 from service.domain.ledger import DeadLetter, LookUpVerdict, Page
@@ -51,6 +52,29 @@ def dead_letter(number: int, reason: str, record: bytes = RECORD) -> DeadLetter:
     )
 
 
+HOLDS = ("main:capture:club:68ff99b4", "main:capture:club:8ff99b46")
+
+
+def hold_row(key: str, order: int) -> dict[str, Any]:
+    """An open hold."""
+    return {
+        "effect_key": key,
+        "program": "club",
+        "transaction_key": key.rpartition(":")[2],
+        "order_id": str(order),
+        "card": "2171707962088",
+        "currency": "EUR",
+        "points": 1000,
+        "given_back": 0,
+        "shrunk": 0,
+        "shown": 0,
+        "held": 1000,
+        "received_at": AT_MS,
+        "ended_at": None,
+        "ended_by": None,
+    }
+
+
 @dataclass
 class FakeOperations(Operations):
     """
@@ -61,13 +85,16 @@ class FakeOperations(Operations):
     effects: dict[str, State] = field(default_factory=dict)
     dead_letters: dict[int, DeadLetter] = field(default_factory=dict)
     braked: set[str] = field(default_factory=set)
+    holds: dict[str, dict[str, Any]] = field(default_factory=dict)
     changes: list[tuple[str, str, str]] = field(default_factory=list)
     failure: Exception | None = None
 
     @classmethod
     def with_rows(cls) -> "FakeOperations":
         """One effect in each state and three dead letters."""
-        keys = (f"main:{kind.value}:{number}" for number in range(9) for kind in Kind)
+        keys = (
+            f"main:{kind.value}:{number}" for number in range(9) for kind in (Kind.ORDER, Kind.EARN)
+        )
         return cls(
             effects=dict(zip(keys, State, strict=False)),
             dead_letters={
@@ -76,6 +103,7 @@ class FakeOperations(Operations):
                 3: dead_letter(3, "unreadable", b"\xff\xfe"),
             },
             braked={Lane.SALES.value},
+            holds={key: hold_row(key, order) for order, key in enumerate(HOLDS, start=70)},
         )
 
     def __hash__(self) -> int:
@@ -122,6 +150,31 @@ class FakeOperations(Operations):
 
     async def reject(self, key: EffectKey, *, by: str) -> None:
         self._change("reject", key, by, {State.HELD, State.IN_DOUBT}, State.REJECTED)
+
+    async def list_holds(
+        self, *, only_open: bool, limit: int = 50, after: str | None = None
+    ) -> Page:
+        self._may_fail()
+        rows = [
+            {**row, "card": mask(row["card"])}
+            for key, row in sorted(self.holds.items())
+            if (not only_open or row["ended_at"] is None) and (after is None or key > after)
+        ]
+        more = len(rows) > limit
+        return Page(rows[:limit], rows[limit - 1]["effect_key"] if more else None)
+
+    async def show_hold(self, key: EffectKey) -> Mapping[str, Any]:
+        self._may_fail()
+        if key not in self.holds:
+            raise NotFoundError("no_such_hold", key)
+        return {**self.holds[key], "debits": [], "refunds": []}
+
+    async def end_hold(self, key: EffectKey, *, by: str) -> None:
+        hold = dict(await self.show_hold(key))
+        if hold["ended_at"] is not None:
+            raise WrongStateError("hold_ended", key)
+        self.holds[key] = {**self.holds[key], "ended_at": AT_MS, "ended_by": by}
+        self.changes.append(("end", key, by))
 
     async def list_dead_letters(
         self,

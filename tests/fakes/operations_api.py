@@ -81,6 +81,7 @@ class OperationsApiServer:
     records: dict[int, bytes] = field(default_factory=dict)
     refuses: dict[int, str] = field(default_factory=dict)
     lanes: list[Row] = field(default_factory=list)
+    shapes: list[Row] | None = None
     verdict: str = "found"
     not_ready: list[str] = field(default_factory=list)
     changes: list[tuple[str, Any]] = field(default_factory=list)
@@ -112,6 +113,8 @@ class OperationsApiServer:
                 return self._show_dead_letter(int(number), "Authorization" in request.headers)
             case ["api", "lanes"]:
                 return _json({"items": self.lanes, "next": None})
+            case ["api", "shapes"] if self.shapes is not None:
+                return _json({"items": self.shapes, "next": None})
             case ["api", "lanes", lane, "release"]:
                 if lane not in {row["lane"] for row in self.lanes}:
                     return problem(404, "not-found", f"no_such_lane: {lane}")

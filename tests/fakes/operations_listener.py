@@ -12,6 +12,7 @@ from service.telemetry.metrics import Metrics
 from service.web.authentication import BasicAuthentication, LoginThrottle
 from service.web.listeners import Listener, ListenerConfig
 from service.web.operations_door import OPERATOR, operations_router
+from service.web.shapes import ShapeLog
 from tests.fakes.operations import FakeOperations
 
 PASSWORD = "operators word"
@@ -25,6 +26,7 @@ class OperationsListener:
     listener: Listener
     operations: FakeOperations
     metrics: Metrics
+    shapes: ShapeLog
     reasons: list[str] = field(default_factory=list)
 
     @property
@@ -38,7 +40,7 @@ class OperationsListener:
 
 @asynccontextmanager
 async def operations_listener(
-    *, has_password: bool = True, has_ledger: bool = True
+    *, has_password: bool = True, has_ledger: bool = True, has_shapes: bool = True
 ) -> AsyncIterator[OperationsListener]:
     """A running operations listener; stopped afterwards."""
     metrics = Metrics(CollectorRegistry())
@@ -47,6 +49,9 @@ async def operations_listener(
         [(OPERATOR, PASSWORD)], realm="operations", throttle=LoginThrottle(SteadyClock())
     )
     reasons: list[str] = []
+    shapes = ShapeLog(SteadyClock())
+    shapes.note("webhook:order-confirmed", body=b'{"type": "order-confirmed", "payload": []}')
+    shapes.note("webhook:customer-created", body=b'{"type": "customer-created"}')
     listener = Listener(
         ListenerConfig("operations", "127.0.0.1", 0, "RELAY_OPERATIONS_PORT"),
         operations_router(
@@ -55,10 +60,11 @@ async def operations_listener(
             authentication=authentication if has_password else None,
             not_ready=lambda: reasons,
             degraded=list,
+            shapes=shapes if has_shapes else None,
         ),
     )
     await listener.start()
     try:
-        yield OperationsListener(listener, operations, metrics, reasons)
+        yield OperationsListener(listener, operations, metrics, shapes, reasons)
     finally:
         await listener.stop(grace_s=5)

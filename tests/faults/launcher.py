@@ -15,9 +15,10 @@ from argparse import ArgumentParser
 from dataclasses import replace
 from typing import Final
 
+from service.consumer_setup import Pace
 from service.domain.ports import Step, StepHook, no_step
 from service.domain.records import Topic
-from service.runtime import Pace, open_runtime
+from service.runtime import open_runtime
 from service.settings import load_settings
 from service.stores import DEFAULT_RETENTION_S, Role
 from service.supervisor import Death

@@ -11,9 +11,10 @@ from typing import Any, Final
 import aiohttp
 import orjson
 
+from service.consumer_setup import Pace
 from service.domain.effects import OPEN_STATES, State
 from service.domain.ports import StepHook, no_step
-from service.runtime import Pace, Runtime, open_runtime
+from service.runtime import Runtime, open_runtime
 from service.sandbox.deliveries import DeliveryPlan, DeliveryReport, deliver
 from service.sandbox.splio import SplioSandbox, SplioSandboxSettings, open_splio_sandbox
 from service.settings import load_settings
@@ -26,7 +27,14 @@ PASSWORD: Final = "sandbox"
 _PAGE: Final = 200
 
 # What otherwise happens once a minute comes while a test still runs.
-BRISK: Final = Pace(seen_every_s=0.05, seen_idle_s=0.2, chores_every_s=0.1, tidy_rounds=5)
+BRISK: Final = Pace(
+    seen_every_s=0.05,
+    seen_idle_s=0.2,
+    holds_every_s=0.05,
+    holds_idle_s=0.2,
+    chores_every_s=0.1,
+    tidy_rounds=5,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +87,18 @@ class Relay:
                 "Content-Type": "application/json",
                 **headers,
             },
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def call(self, method: str, operation: str, fields: Any = None, **headers: str) -> Answer:
+        """One of SCAYLE Checkout's calls; of a GET `fields` are the query."""
+        is_get = method == "GET"
+        async with self._session.request(
+            method,
+            f"{self.runtime.listeners.public_url}/loyalty/{operation}",
+            params=fields if is_get else None,
+            data=None if is_get or fields is None else _body(fields),
+            headers={"Authorization": f"Bearer {PASSWORD}", **headers},
         ) as response:
             return Answer(response.status, response.headers, await response.read())
 
@@ -176,6 +196,10 @@ class Relay:
     def metric(self, name: str, **labels: str) -> float:
         """The value of one sample; 0 when there is none."""
         return self.runtime.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def _body(fields: Any) -> bytes:
+    return fields if isinstance(fields, bytes) else orjson.dumps(fields)
 
 
 def environment(directory: Path, settings: Mapping[str, str]) -> dict[str, str]:

@@ -45,6 +45,10 @@ WATCHED: Final = (
     "relay_splio_requests_total",
     "relay:event_loop_lag_seconds:p99",
     "relay_records_skipped_total",
+    "relay_loyalty_calls_total",
+    "relay_balance_answers_total",
+    "relay_captures_over_balance_total",
+    "relay_collects_missing",
 )
 
 
@@ -150,9 +154,9 @@ def test_scraped_targets_are_processes_of_the_compose_stack() -> None:
     (relay, _) = read_yaml(SCRAPE)["scrape_configs"]
     assert relay["job_name"] == "loyalty-relay"
     targets = [target for static in relay["static_configs"] for target in static["targets"]]
-    inside = {f"{name}:8081" for name, one in services.items() if one.get("command") == ["receive"]}
+    inside = set()
     for service in services.values():
-        if service.get("command") == ["consume"]:
+        if service.get("command") in (["receive"], ["consume"]):
             host = service["network_mode"].removeprefix("service:")
             inside.add(f"{host}:{service['environment']['RELAY_OPERATIONS_PORT']}")
     assert set(targets) == inside

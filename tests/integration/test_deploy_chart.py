@@ -9,6 +9,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from service.settings import load_settings
 from tests.integration.deploy_files import (
     CHART,
     DASHBOARD,
@@ -31,6 +32,21 @@ SECRET_FILES: Final = {
     "consumer": {"ledger-url", "splio-api-key", "operations-password"},
     "setup": {"ledger-url"},
 }
+# What `full` gives more, as it speaks to Kafka with a password and answers loyalty calls.
+MORE_SECRET_FILES: Final = {
+    "receiver": {"kafka-password", "loyalty-tokens", "ledger-url", "splio-api-key"},
+    "consumer": {"kafka-password"},
+    "setup": {"kafka-password"},
+}
+SECRETS: Final = {
+    "webhook-credentials": "scayle:a-long-password",
+    "operations-password": "a-long-password",
+    "ledger-url": "postgresql://relay:password@host/relay",
+    "splio-api-key": "the-key-of-the-universe",
+    "kafka-password": "a-long-password",
+    "loyalty-tokens": "balance=a-long-token,capture=another-token",
+}
+WITHOUT_LOYALTY: Final = ("--set", "loyalty.enabled=false")
 
 
 @functools.cache
@@ -42,22 +58,28 @@ def rendered(values: str, *more: str) -> str:
     )  # fmt: skip
 
 
-def objects(values: str) -> list[dict[str, Any]]:
+def objects(values: str, *more: str) -> list[dict[str, Any]]:
     """The rendered objects."""
-    return [one for one in yaml.safe_load_all(rendered(values)) if one]
+    return [one for one in yaml.safe_load_all(rendered(values, *more)) if one]
 
 
-def pods(values: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def pods(values: str, *more: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Component and pod specification of everything that runs."""
-    for one in objects(values):
+    for one in objects(values, *more):
         if one["kind"] in ("StatefulSet", "Deployment", "Job"):
             labels = one["spec"]["template"]["metadata"]["labels"]
             yield labels["app.kubernetes.io/component"], one["spec"]["template"]["spec"]
 
 
-def only(values: str, kind: str) -> dict[str, Any]:
+def environment(pod: dict[str, Any]) -> dict[str, str]:
+    """The variables of the one container of a pod."""
+    (container,) = pod["containers"]
+    return {one["name"]: one["value"] for one in container["env"]}
+
+
+def only(values: str, kind: str, *more: str) -> dict[str, Any]:
     """The one object of a kind."""
-    (found,) = [one for one in objects(values) if one["kind"] == kind]
+    (found,) = [one for one in objects(values, *more) if one["kind"] == kind]
     return found
 
 
@@ -105,14 +127,82 @@ def test_each_role_gets_its_own_secrets_as_files_only(values: str) -> None:
         (volume,) = [one for one in pod["volumes"] if one["name"] == "secrets"]
         items = [item for one in volume["projected"]["sources"] for item in one["secret"]["items"]]
         paths = {item["path"] for item in items}
-        kafka = {"kafka-password"} if values == "full" else set()
-        assert paths == SECRET_FILES[component] | kafka
+        more = MORE_SECRET_FILES[component] if values == "full" else set()
+        assert paths == SECRET_FILES[component] | more
         for container in [*pod.get("initContainers", []), *pod["containers"]]:
             for variable in container["env"]:
                 assert "valueFrom" not in variable
                 if variable["name"].endswith("_FILE"):
                     folder, _, name = variable["value"].rpartition("/")
                     assert folder == "/run/relay/secrets" and name in paths
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_service_accepts_the_settings_of_each_role(values: str, tmp_path: Path) -> None:
+    for folder, files in (("secrets", SECRETS), ("kafka-ca", {"ca.crt": "a certificate"})):
+        (tmp_path / folder).mkdir()
+        for name, text in files.items():
+            (tmp_path / folder / name).write_text(text)
+    for component, pod in pods(values):
+        if component == "setup":
+            continue
+        env = {
+            name: value.replace("/run/relay", str(tmp_path))
+            for name, value in environment(pod).items()
+        }
+        receives = component == "receiver"
+        settings = load_settings(env, takes_webhooks=receives, takes_effect=not receives)
+        assert settings.warnings == ()
+        assert bool(settings.loyalty_tokens) is (receives and values == "full")
+        assert bool(settings.loyalty_programs) is (values == "full")
+
+
+def test_loyalty_values_reach_both_roles_also_while_no_calls_are_answered() -> None:
+    """Debits and holds that are under way outlive the calls."""
+    given = read_yaml(CHART / "ci" / "full-values.yaml")["loyalty"]
+    wanted = {
+        "RELAY_LOYALTY_PROGRAMS": given["programs"],
+        "RELAY_LOYALTY_RATES": given["rates"],
+        "RELAY_LOYALTY_AMOUNT_UNIT": given["amountUnit"],
+        "RELAY_LOYALTY_CARD_FORM": given["cardForm"],
+        "RELAY_LOYALTY_INVALID_STATUS": str(given["invalidStatus"]),
+        "RELAY_LOYALTY_TIMEOUT": given["timeout"],
+        "RELAY_BALANCE_FRESH": given["balanceFresh"],
+        "RELAY_DEBIT_BY": given["debitBy"],
+        "RELAY_DEBIT_REWARDS": given["debitRewards"],
+    }
+    for more in ((), WITHOUT_LOYALTY):
+        for component, pod in pods("full", *more):
+            if component != "setup":
+                assert wanted.items() <= environment(pod).items()
+
+
+def test_receivers_get_ledger_and_splio_only_to_answer_loyalty_calls() -> None:
+    receiver = dict(pods("full", *WITHOUT_LOYALTY))["receiver"]
+    assert {name for name in environment(receiver) if name.endswith("_FILE")} == {
+        "RELAY_WEBHOOK_CREDENTIALS_FILE",
+        "RELAY_OPERATIONS_PASSWORD_FILE",
+        "RELAY_KAFKA_PASSWORD_FILE",
+    }
+    egress = {}
+    for more in ((), WITHOUT_LOYALTY):
+        (policy,) = [
+            one
+            for one in objects("full", *more)
+            if one["kind"] == "NetworkPolicy" and one["metadata"]["name"].endswith("-receiver")
+        ]
+        rules = policy["spec"]["egress"]
+        egress[more] = {port["port"] for rule in rules for port in rule["ports"]} - {53}
+    assert egress == {(): {9093, 5432, 443}, WITHOUT_LOYALTY: {9093}}
+
+
+def test_ingress_takes_what_scayle_sends_and_nothing_else() -> None:
+    taken = {}
+    for more in ((), WITHOUT_LOYALTY):
+        (rule,) = only("full", "Ingress", *more)["spec"]["rules"]
+        taken[more] = {path["path"]: path["pathType"] for path in rule["http"]["paths"]}
+    webhooks = {"/webhooks/scayle": "Exact"}
+    assert taken == {(): {**webhooks, "/loyalty/": "Prefix"}, WITHOUT_LOYALTY: webhooks}
 
 
 @pytest.mark.parametrize("values", VALUES)
@@ -221,9 +311,17 @@ def test_optional_objects_are_off_by_default() -> None:
         ("kafka.brokers=null", "brokers"),
         ("receiver.replcias=3", "replcias"),
         ("image.tag=latest", "image/tag"),
+        ("kafka.mechanism=SCRAM-SHA-512", "kafka/mechanism"),
         ("splio.url=http://api.splio.com", "splio/url"),
         ("settings.RELAY_GRACE=5s", "RELAY_GRACE"),
         ("ingress.enabled=true", "ingress"),
+        ("loyalty.enabled=true", "loyalty/programs"),
+        ("loyalty.programs=splio_club", "loyalty/programs"),
+        ("loyalty.debitBy=reward", "loyalty/debitRewards"),
+        ("loyalty.amountUnit=cents", "loyalty/amountUnit"),
+        ("secret.keys.loyaltyTokens=", "loyaltyTokens"),
+        ("settings.RELAY_DEBIT_BY=reward", "RELAY_DEBIT_BY"),
+        ("settings.RELAY_LOYALTY_TOKENS=*=token", "RELAY_LOYALTY_TOKENS"),
     ],
 )
 def test_wrong_values_are_refused(option: str, complaint: str) -> None:

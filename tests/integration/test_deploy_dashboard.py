@@ -42,6 +42,7 @@ def test_rows_tell_the_story_in_order() -> None:
     assert [panel["title"] for panel in PANELS if panel["type"] == "row"] == [
         "Promises at a glance",
         "Webhooks",
+        "Checkout",
         "Log and spool",
         "Ledger and effects",
         "Splio and limits",

@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import pytest
 
+from service.loyalty_rules import SANDBOX_LOYALTY
 from service.setting_model import FIELDS, FROM_FILE, SECRETS, variable
+from service.settings import load_settings
 from tests.integration.deploy_files import COMPOSE, DEPLOY, README, ROOT, passes, read_yaml, tool
 
 # Read by `send`, which plays SCAYLE.
@@ -59,22 +61,34 @@ def test_our_processes_have_no_rights_and_a_read_only_root() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"]
 
 
-def test_consumers_reach_the_sandbox_on_their_own_loopback() -> None:
-    consumers = [one for one in services().values() if one["command"] == ["consume"]]
-    assert len(consumers) == 2
-    assert {one["network_mode"] for one in consumers} == {"service:sandbox"}
-    assert {one["environment"]["RELAY_SPLIO_URL"] for one in consumers} == {"http://127.0.0.1:8090"}
+def test_our_processes_reach_the_sandbox_on_their_own_loopback() -> None:
+    ours = [one for one in services().values() if one["command"] in (["receive"], ["consume"])]
+    assert len(ours) == 3
+    assert {one["network_mode"] for one in ours} == {"service:sandbox"}
+    assert {one["environment"]["RELAY_SPLIO_URL"] for one in ours} == {"http://127.0.0.1:8090"}
     # One network, so one port each.
-    assert len({one["environment"]["RELAY_OPERATIONS_PORT"] for one in consumers}) == 2
+    assert len({one["environment"]["RELAY_OPERATIONS_PORT"] for one in ours}) == 3
+
+
+@pytest.mark.parametrize("service", ["receiver", "consumer-1", "consumer-2"])
+def test_service_accepts_the_settings_of_each_role(service: str) -> None:
+    receives = service == "receiver"
+    settings = load_settings(
+        services()[service]["environment"], takes_webhooks=receives, takes_effect=not receives
+    )
+    assert settings.warnings == ()
+    assert bool(settings.loyalty_tokens) is receives
+    sandbox = load_settings({}, sandbox=True)
+    for field in SANDBOX_LOYALTY:
+        assert getattr(settings, field) == getattr(sandbox, field), field
 
 
 def test_nothing_starts_before_topics_and_migrations() -> None:
     all_services = services()
     done = {"condition": "service_completed_successfully", "required": True}
-    for name in ("consumer-1", "consumer-2"):
+    for name in ("receiver", "consumer-1", "consumer-2"):
         needs = all_services[name]["depends_on"]
         assert needs["topics"] == done and needs["migrate"] == done
-    assert all_services["receiver"]["depends_on"]["topics"] == done
 
 
 @pytest.mark.parametrize("service", ["receiver", "consumer-1"])

@@ -14,6 +14,7 @@ from service.web.openapi.operations import operations_document
 from service.web.openapi.public import public_document
 from tests.fakes import operations_listener as operations
 from tests.fakes import public_listener as public
+from tests.harness.relay import PASSWORD, running_relay, running_sandbox
 
 EXAMPLES = 15  # per operation and phase
 TIME_LIMIT_S = 100
@@ -39,7 +40,26 @@ async def test_operations_door_is_as_its_document_says(operations_url: str, tmp_
     await fuzz(operations_url, operations.AUTHORIZATION, tmp_path)
 
 
-async def fuzz(url: str, authorization: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    "doors", ["points-rate|balance|validate|verify", "register|collect", "capture|refund"]
+)
+async def test_loyalty_doors_are_as_their_document_says(tmp_path: Path, doors: str) -> None:
+    async with (
+        running_sandbox(tmp_path) as sandbox,
+        running_relay(tmp_path, sandbox, {"max_connections": "64"}) as relay,
+    ):
+        url = relay.runtime.listeners.public_url
+        await fuzz(
+            url,
+            f"Bearer {PASSWORD}",
+            tmp_path,
+            f"--include-path-regex=^/loyalty/({doors})$",
+            # The doors are tolerant: what breaks the document may be taken all the same.
+            "--exclude-checks=negative_data_rejection",
+        )
+
+
+async def fuzz(url: str, authorization: str, folder: Path, *options: str) -> None:
     """Run schemathesis with all its checks against what listens at `url`."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("schemathesis")),
@@ -54,6 +74,7 @@ async def fuzz(url: str, authorization: str, folder: Path) -> None:
         "--phases=examples,coverage,fuzzing",
         "--header",
         f"Authorization: {authorization}",
+        *options,
         cwd=folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -319,3 +319,31 @@ async def test_look_up_that_splio_does_not_answer_is_503(error: Exception) -> No
         status, document = await ask(running, "POST", path, headers=LOGIN)
         assert status == 503
         assert document["type"].endswith("no-answer")
+
+
+async def test_shapes_are_shown_with_their_differences() -> None:
+    async with operations_listener() as running:
+        status, page = await ask(running, "GET", "/api/shapes")
+        assert (status, page["next"]) == (200, None)
+        created, confirmed = page["items"]
+        assert (created["source"], created["differences"]) == ("webhook:customer-created", None)
+        assert (confirmed["source"], confirmed["count"]) == ("webhook:order-confirmed", 1)
+        assert confirmed["fields"] == {"payload": "array", "type": "string"}
+        assert {
+            "path": "payload",
+            "difference": "other_type",
+            "seen": "array",
+            "assumed": "object",
+            "basis": "documented",
+        } in confirmed["differences"]
+        status, refused = await ask(running, "GET", "/api/shapes?limit=5")
+        assert (status, refused["parameter"]) == (400, "limit")
+
+
+async def test_shapes_need_no_ledger_and_may_not_be_kept() -> None:
+    async with operations_listener(has_ledger=False) as running:
+        assert (await ask(running, "GET", "/api/shapes"))[0] == 200
+        assert (await ask(running, "GET", "/api/lanes"))[0] == 404
+    async with operations_listener(has_shapes=False) as running:
+        assert (await ask(running, "GET", "/api/shapes"))[0] == 404
+        assert (await ask(running, "GET", "/api/lanes"))[0] == 200

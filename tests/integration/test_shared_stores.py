@@ -35,7 +35,10 @@ async def command(environ: Mapping[str, str], *arguments: str) -> tuple[int, str
 
 async def test_migrate_can_be_repeated(postgres_server: PostgresServer) -> None:
     environ = {"RELAY_LEDGER_URL": postgres_server.new_database()}
-    assert await command(environ, "migrate") == (0, "applied 0001_ledger.sql\n")
+    assert await command(environ, "migrate") == (
+        0,
+        "applied 0001_ledger.sql\napplied 0002_checkout.sql\n",
+    )
     assert await command(environ, "migrate") == (
         0,
         "nothing to apply: the schema is this release's\n",
@@ -56,7 +59,12 @@ async def test_migrate_names_a_server_that_is_away() -> None:
 async def test_two_starters_migrate_once(postgres_server: PostgresServer) -> None:
     address = postgres_server.new_database()
     applied = await asyncio.gather(*(asyncio.to_thread(migrate, address) for _ in range(4)))
-    assert sorted(map(list, applied)) == [[], [], [], ["0001_ledger.sql"]]
+    assert sorted(map(list, applied)) == [
+        [],
+        [],
+        [],
+        ["0001_ledger.sql", "0002_checkout.sql"],
+    ]
 
 
 async def test_consume_refuses_to_start_while_a_migration_is_pending(

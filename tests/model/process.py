@@ -35,7 +35,7 @@ from tests.model.witness import Witness
 
 REQUEST_TIMEOUT_S: Final = 10.0
 LEASE_MARGIN_S: Final = 20.0
-VISIBLE_AFTER_S: Final = {Kind.ORDER: 60.0, Kind.EARN: 900.0}
+VISIBLE_AFTER_S: Final = {**dict.fromkeys(Kind, 900.0), Kind.ORDER: 60.0}
 RETENTION_S: Final = 30 * 86_400.0
 CARD_PATIENCE_S: Final = 72 * 3_600.0
 _BRAKE: Final = BrakeRule(run=3, share=1.0)
@@ -103,7 +103,7 @@ class Process:
         look_ups = [self._start_instance(number) for number in range(world.instances)]
         ledger = cast(Ledger, self.ledger)
         self.operations = Operations(
-            ledger, ledger, world.planner, look_ups=look_ups[0], lanes=_Lanes(self)
+            ledger, ledger, world.planner, holds=real, look_ups=look_ups[0], lanes=_Lanes(self)
         )
 
     def _start_instance(self, number: int) -> LookUps:

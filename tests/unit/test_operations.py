@@ -8,7 +8,7 @@ import pytest
 
 from service.domain.effects import EffectKey, State
 from service.domain.errors import NotFoundError, RelayError, WrongStateError
-from service.domain.ledger import DeadLetter, LookUpVerdict, PlannedRecord
+from service.domain.ledger import DeadLetter, LookUpVerdict, Page, PlannedRecord
 from service.domain.planning import Plan, Reason
 from service.operations import Changed, Operations, Selection
 from tests.fakes.clock import START_MS, FakeClock
@@ -48,6 +48,22 @@ class Lanes:
         self.released.append(lane)
 
 
+class Holds:
+    """One hold; `ended` says by whom."""
+
+    def __init__(self) -> None:
+        self.ended: list[tuple[str, str]] = []
+
+    async def list_holds(self, *, only_open: bool, limit: int, after: str | None) -> Page:
+        return Page([{"effect_key": "main:capture:club:1", "open": only_open}], after)
+
+    async def show_hold(self, key: EffectKey) -> Mapping[str, Any]:
+        return {"effect_key": key}
+
+    async def end_hold(self, key: EffectKey, *, by: str) -> None:
+        self.ended.append((key, by))
+
+
 @pytest.fixture
 def ledger() -> FakeLedger:
     return FakeLedger(FakeClock())
@@ -60,12 +76,12 @@ def lanes() -> Lanes:
 
 @pytest.fixture
 def operations(ledger: FakeLedger, lanes: Lanes) -> Operations:
-    return Operations(ledger, ledger, Planner(), look_ups=LookUps(), lanes=lanes)
+    return Operations(ledger, ledger, Planner(), holds=Holds(), look_ups=LookUps(), lanes=lanes)
 
 
 @pytest.fixture
 def offline(ledger: FakeLedger) -> Operations:
-    return Operations(ledger, ledger, Planner())
+    return Operations(ledger, ledger, Planner(), holds=Holds())
 
 
 def put_letter(ledger: FakeLedger, number: int, reason: str = "refused", *, at_ms: int = 0) -> None:

@@ -30,7 +30,8 @@ COMPLETE = {
 
 # Fields whose value needs another one, or a file.
 NOT_ALONE = {
-    *("tls_cert", "tls_key", "kafka_user", "kafka_password", "kafka_ca", "kafka_cert", "kafka_key")
+    *("tls_cert", "tls_key", "kafka_user", "kafka_password", "kafka_ca", "kafka_cert", "kafka_key"),
+    *("loyalty_tokens", "loyalty_rates"),
 }
 
 
@@ -70,7 +71,7 @@ def test_defaults_are_those_of_the_embedded_service() -> None:
     assert settings.max_connections == 512
     assert settings.splio_url == "https://api.splio.com"
     assert settings.splio_limits == {"contacts": 20.0, "sales": 20.0, "other": 10.0}
-    assert settings.visible_after_s == VisibleAfter(orders=60.0, credits=900.0)
+    assert settings.visible_after_s == VisibleAfter(orders=60.0, credits=900.0, grants=900.0)
     assert settings.dead_letter_brake == DeadLetterBrake(run=20, share=0.1)
     assert settings.request_timeout_s == 10.0
     assert settings.lease_margin_s == 20.0
@@ -108,7 +109,8 @@ def test_defaults_are_those_of_the_embedded_service() -> None:
         ("SPLIO_LIMITS", "other=4.5", "splio_limits", {"contacts": 20, "sales": 20, "other": 4.5}),
         ("DEAD_LETTER_BRAKE", "off", "dead_letter_brake", None),
         ("DEAD_LETTER_BRAKE", "5, 2.5%", "dead_letter_brake", DeadLetterBrake(5, 0.025)),
-        ("VISIBLE_AFTER", "credits=1h", "visible_after_s", VisibleAfter(60.0, 3600.0)),
+        ("VISIBLE_AFTER", "credits=1h", "visible_after_s", VisibleAfter(60.0, 3600.0, 900.0)),
+        ("VISIBLE_AFTER", "grants=2m", "visible_after_s", VisibleAfter(60.0, 900.0, 120.0)),
         ("TIMEZONE", "Europe/Berlin", "timezone", ZoneInfo("Europe/Berlin")),
         ("LOG_URL", "sqlite:////var/lib/a%20log.db", "log_path", Path("/var/lib/a log.db")),
         ("LOG_URL", "kafka://a:9092,b", "log_url", "kafka://a:9092,b"),
@@ -389,7 +391,7 @@ def test_the_sandbox_supplies_credentials_and_short_waits() -> None:
     [(user, password)] = settings.webhook_credentials
     assert (user, password.get_secret_value()) == ("scayle", "sandbox")
     assert (settings.request_timeout_s, settings.lease_margin_s) == (1.0, 1.0)
-    assert settings.visible_after_s == VisibleAfter(orders=1.0, credits=2.0)
+    assert settings.visible_after_s == VisibleAfter(orders=1.0, credits=2.0, grants=2.0)
     assert settings.sources["request_timeout_s"] == "sandbox"
 
 
@@ -407,7 +409,7 @@ def test_the_sandbox_keeps_what_is_set() -> None:
     assert settings.splio_api_key is not None
     assert settings.splio_api_key.get_secret_value() == "key"
     assert settings.webhook_credentials[0][1].get_secret_value() == "one"
-    assert settings.visible_after_s == VisibleAfter(orders=3.0, credits=2.0)
+    assert settings.visible_after_s == VisibleAfter(orders=3.0, credits=2.0, grants=2.0)
     assert settings.lease_margin_s == 4.0
 
 
@@ -458,6 +460,12 @@ def test_describe_tells_values_and_sources_but_no_secret(tmp_path: Path) -> None
     assert rows["RELAY_POINTS_FACTOR"].value == "not set"
     assert all(row.description.endswith(".") for row in rows.values())
     assert "hidden" not in str(rows)
+
+
+def test_a_small_factor_is_told_as_it_is_set() -> None:
+    rows = {row.name: row.value for row in describe(load(POINTS_FACTOR="0.000000001"))}
+
+    assert rows["RELAY_POINTS_FACTOR"] == "0.000000001"
 
 
 ANY_TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=60)

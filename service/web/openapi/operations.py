@@ -5,6 +5,7 @@ from typing import Any, Final
 from service.domain.effects import Kind, Lane, State
 from service.domain.ledger import LookUpVerdict
 from service.operations import BRAKED_NAMES
+from service.web.assumed_shapes import Basis, Deviation
 from service.web.openapi.parts import (
     ALIVE,
     PROBLEM_SCHEMA,
@@ -87,6 +88,19 @@ _SCHEMAS: Final[Document] = {
             "dead_letters": _list_of(_ref("DeadLetter")),
         }
     ),
+    "Hold": _open_object(
+        {
+            "effect_key": _TEXT,
+            "order_id": _TEXT,
+            "card": {**_TEXT, "description": "Its last four characters, after an ellipsis."},
+            "points": {"type": "integer", "minimum": 1},
+            "given_back": {"type": "integer", "minimum": 0},
+            "shown": {"type": "integer", "minimum": 0},
+            "held": {"type": "integer", "minimum": 0},
+            "received_at": _TIME,
+            "ended_at": _TIME_OR_NULL,
+        }
+    ),
     "Lane": _open_object({"lane": {"enum": list(BRAKED_NAMES)}}),
     "Selection": {
         "description": "Which dead letters are meant. All but ids mean those still open.",
@@ -103,6 +117,46 @@ _SCHEMAS: Final[Document] = {
             "items": _list_of(
                 object_of({"id": _ID, "problem": {**_TEXT, "description": "Empty: it was done."}})
             ),
+        }
+    ),
+    "Shape": object_of(
+        {
+            "source": {**_TEXT, "examples": ["webhook:order-confirmed", "loyalty:capture"]},
+            "count": {"type": "integer", "minimum": 0},
+            "last_at": _TIME,
+            "taken_at": _TIME,
+            "is_cut": {"type": "boolean", "description": "There was more than is looked at."},
+            "fields": {
+                "type": "object",
+                "description": "Types by path: `items[].id`, `?type` of the query, `*` any key.",
+                "additionalProperties": _TEXT,
+            },
+            "call": {
+                "description": "What the headers of a call say of its form.",
+                "anyOf": [
+                    {"type": "null"},
+                    object_of(
+                        {
+                            "method": _TEXT,
+                            "credentials": _list_of(_TEXT),
+                            "content_type": _TEXT_OR_NULL,
+                        }
+                    ),
+                ],
+            },
+            "differences": {
+                "description": "From what we assume; null where we assume nothing.",
+                "anyOf": [{"type": "null"}, _list_of(_ref("Difference"))],
+            },
+        }
+    ),
+    "Difference": object_of(
+        {
+            "path": _TEXT,
+            "difference": {"enum": [deviation.value for deviation in Deviation]},
+            "seen": _TEXT_OR_NULL,
+            "assumed": _TEXT_OR_NULL,
+            "basis": {"enum": [*(basis.value for basis in Basis), None]},
         }
     ),
     "Readiness": object_of(
@@ -149,7 +203,16 @@ def operations_document() -> bytes:
                 "/asyncapi.json": {"get": _topics()},
                 **_effect_paths(),
                 **_dead_letter_paths(),
+                **_hold_paths(),
                 **_lane_paths(),
+                "/api/shapes": {
+                    "get": _read(
+                        "listShapes",
+                        "What SCAYLE's requests look like, without values, by source.",
+                        _page_of("Shape"),
+                        [],
+                    )
+                },
             },
             "components": {
                 "schemas": _SCHEMAS,
@@ -367,6 +430,43 @@ def _selecting(operation_id: str, summary: str) -> Document:
         "content": {"application/json": {"schema": _ref("Selection")}},
     }
     return operation
+
+
+def _hold_paths() -> Document:
+    key = [_in_path("key", _NAME)]
+    missing = {404: "There is no such hold."}
+    listed = [
+        _in_query("open", {"enum": ["true", "false"]}, "Only those that have not ended."),
+        _LIMIT,
+        _in_query("after", _NAME, "`next` of the page before."),
+    ]
+    shown = _operation(
+        "showHold",
+        "One hold with its debits and refunds; the whole card for the operator alone.",
+        _ref("Hold"),
+        parameters=key,
+        failures={
+            401: "Wrong credentials.",
+            **missing,
+            429: "Too many failed logins from this address.",
+        },
+        security=[{}, {"basic": []}],
+    )
+    return {
+        "/api/holds": {
+            "get": _read("listHolds", "What captures hold, by key.", _page_of("Hold"), listed)
+        },
+        "/api/holds/{key}": {"get": shown},
+        "/api/holds/{key}/end": {
+            "post": _change(
+                "endHold",
+                "The points were taken at Splio by other means, or are not to be taken.",
+                _ref("Hold"),
+                key,
+                {**missing, 409: "It has ended, or its debits are under way."},
+            )
+        },
+    }
 
 
 def _lane_paths() -> Document:

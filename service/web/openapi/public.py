@@ -1,5 +1,6 @@
 """The OpenAPI document of the public listener."""
 
+from service.web.openapi.loyalty import LOYALTY_SCHEMES
 from service.web.openapi.parts import (
     ALIVE,
     PROBLEM_SCHEMA,
@@ -37,23 +38,33 @@ _WEBHOOK: Document = {
 }
 
 
-def public_document() -> bytes:
-    """The document of `POST /webhooks/scayle` and `GET /healthz`."""
+def public_document(loyalty: Document | None = None) -> bytes:
+    """
+    The document of `POST /webhooks/scayle` and `GET /healthz`, with the paths of the loyalty
+    doors where they are open.
+    """
     return encode(
         {
             "openapi": "3.1.0",
             "info": {
                 "title": "Loyalty Relay: public door",
                 "version": "1",
-                "description": "Takes SCAYLE's webhooks. 200 means that the event is durable.",
+                "description": (
+                    "Takes SCAYLE's webhooks, and the loyalty calls of SCAYLE Checkout where they "
+                    "are set up. 200 means that what was sent is durable."
+                ),
             },
             "paths": {
                 "/webhooks/scayle": {"post": _post_webhook()},
                 "/healthz": ALIVE,
+                **(loyalty or {}),
             },
             "components": {
                 "schemas": {"Problem": PROBLEM_SCHEMA, "Webhook": _WEBHOOK, "Answer": _ANSWER},
-                "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}},
+                "securitySchemes": {
+                    "basic": {"type": "http", "scheme": "basic"},
+                    **(LOYALTY_SCHEMES if loyalty else {}),
+                },
             },
         }
     )

@@ -127,7 +127,7 @@ def test_every_effect_is_booked_once_or_waits_for_a_person(
         )
         running = asyncio.gather(dispatcher.run(stop), look_ups.run(stop))
         await settle_down(5)
-        rows = [bench.plan(str(n), kind) for n in range(number) for kind in Kind]
+        rows = [bench.plan(str(n), kind) for n in range(number) for kind in (Kind.ORDER, Kind.EARN)]
         for _ in range(2_000):
             await settle_down(20)
             if all(row.state in (State.APPLIED, State.DUPLICATE, State.HELD) for row in rows):

@@ -1,5 +1,7 @@
 """The answer table, line by line, with the error bodies that Splio documents."""
 
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from service.domain.errors import (
     RelayError,
     RetryableError,
 )
+from service.domain.loyalty import Granted, Registered
 from service.domain.ports import (
     Accepted,
     AlreadyExists,
@@ -23,10 +26,14 @@ from service.domain.ports import (
 )
 from service.splio.answers import (
     accept_credit,
+    accept_grant,
+    accept_member,
     accept_order,
     classify,
     read_object,
+    shows_absent,
     shows_absent_order,
+    shows_unknown_reward,
 )
 from service.splio.errors import SplioError, parse_errors
 
@@ -34,6 +41,15 @@ ORDER, CREDIT = Operation.POST_ORDER, Operation.CREDIT
 CONTACT, PRODUCT = Operation.CREATE_CONTACT, Operation.CREATE_PRODUCT
 PATCH, READ, POINTS = Operation.UPDATE_ORDER, Operation.READ_ORDER, Operation.LIST_POINTS
 LOG_IN = Operation.AUTHENTICATE
+MEMBER, GRANT = Operation.CREATE_MEMBER, Operation.GRANT
+READS = (
+    Operation.READ_CONTACT,
+    Operation.READ_MEMBER,
+    Operation.READ_BALANCE,
+    Operation.READ_PROGRAM,
+    Operation.LIST_POINTS,
+    Operation.LIST_GRANTS,
+)
 
 
 def usual(status: int, key: str, slug: str, description: str) -> bytes:
@@ -43,6 +59,17 @@ def usual(status: int, key: str, slug: str, description: str) -> bytes:
 
 def flat(key: str, slug: str, description: str) -> bytes:
     return orjson.dumps({"error_key": key, "error": slug, "error_description": description})
+
+
+def texts(*errors: str) -> bytes:
+    """Shape 4, of member creation."""
+    return orjson.dumps(
+        {
+            "statusCode": "Bad Request",
+            "message": "Subscription request could not be done because of validation error(s)",
+            "errors": errors,
+        }
+    )
 
 
 def answer(operation: Operation, status: int, body: bytes) -> Answer | RelayError:
@@ -94,6 +121,13 @@ CARD_UNKNOWN = usual(404, "card_code", "wrong_value", "Membership not found for 
             Missing(PrerequisiteKind.PRODUCT, None, 400),
         ),
         (CREDIT, 404, CARD_UNKNOWN, UnknownCard(404)),
+        (
+            MEMBER,
+            400,
+            usual(400, "individual_id", "wrong_value", "Individual not found for unique key 7"),
+            Missing(PrerequisiteKind.CONTACT, "7", 400),
+        ),
+        (GRANT, 400, flat("card_code", "not_found", "card_code 21 not found"), UnknownCard(400)),
         (CONTACT, 400, CONTACT_EXISTS, AlreadyExists(400)),
         (
             PRODUCT,
@@ -157,7 +191,118 @@ HTML = b"<html><body>Not Found</body></html>"
             PermanentError,
             "missing_not_accepted",
         ),
+        (
+            MEMBER,
+            400,
+            usual(400, "program_id", "wrong_type", "should be of type int."),
+            PermanentError,
+            "refused",
+        ),
+        (
+            MEMBER,
+            400,
+            usual(400, "program_id", "wrong_status", "Program must be in running state."),
+            PermanentError,
+            "refused",
+        ),
+        (
+            MEMBER,
+            400,
+            texts("loyalty program could not be found at the given date"),
+            PermanentError,
+            "refused",
+        ),
+        (
+            MEMBER,
+            400,
+            texts("status must have a card code if the program doesn't have the option"),
+            PermanentError,
+            "refused",
+        ),
+        (MEMBER, 409, b"Failed to generate a card code.", PermanentError, "refused"),
+        (
+            MEMBER,
+            409,
+            usual(409, "", "", "Failed to generate a card code."),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            400,
+            flat("", "wrong_field_type", "something went wrong"),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            400,
+            usual(400, "grant_date", "wrong_value", "wrong_value"),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            400,
+            usual(400, "burned_date", "wrong_value", "wrong_value"),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            400,
+            flat("burned_date", "inconsistent_dates", "burn date should be after earned date"),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            400,
+            flat("reward_stock", "not enough stock", "there's not enough stock to"),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            400,
+            flat("reward.force_validity_start", "reward_not_started", "has not started"),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            400,
+            usual(400, "store_id", "invalid_burn_data", "you have to put a burned date"),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            404,
+            usual(404, "reward_id", "wrong_value", "Reward not found for given identifier."),
+            PermanentError,
+            "refused",
+        ),
+        (
+            GRANT,
+            404,
+            orjson.dumps(
+                {
+                    "status": 404,
+                    "errors": {
+                        "error_key": None,
+                        "error": "not_found",
+                        "error_description": 'extid "s" not found in splio3_ecommerce'
+                        ".universe_stores",
+                    },
+                }
+            ),
+            PermanentError,
+            "refused",
+        ),
         # nothing took effect
+        (GRANT, 429, TOO_MANY, RetryableError, "rate_limited"),
+        (MEMBER, 401, b"Authentication failed.", RetryableError, "unauthorized"),
         (ORDER, 429, TOO_MANY, RetryableError, "rate_limited"),
         (CREDIT, 429, TOO_MANY, RetryableError, "rate_limited"),
         (LOG_IN, 429, TOO_MANY, RetryableError, "rate_limited"),
@@ -175,7 +320,12 @@ HTML = b"<html><body>Not Found</body></html>"
         (READ, 500, b"", RetryableError, "no_answer"),
         (POINTS, 502, HTML, RetryableError, "no_answer"),
         (LOG_IN, 503, b"", RetryableError, "no_answer"),
+        *((read, 503, b"", RetryableError, "no_answer") for read in READS),
         # it may have taken effect
+        (MEMBER, 500, b"", InDoubtError, "server_error"),
+        (MEMBER, 408, b"", InDoubtError, "server_error"),
+        (GRANT, 502, HTML, InDoubtError, "server_error"),
+        (GRANT, 303, b"", InDoubtError, "server_error"),
         (ORDER, 408, b"", InDoubtError, "server_error"),
         (ORDER, 500, b"", InDoubtError, "server_error"),
         (CREDIT, 502, HTML, InDoubtError, "server_error"),
@@ -183,6 +333,29 @@ HTML = b"<html><body>Not Found</body></html>"
         (CREDIT, 303, b"", InDoubtError, "server_error"),
         (PATCH, 504, b"", InDoubtError, "server_error"),
         # nobody documented it
+        *((read, 404, HTML, LanePausedError, "unknown_refusal") for read in READS),
+        (MEMBER, 409, b"", LanePausedError, "unknown_refusal"),
+        (MEMBER, 409, texts("Contact is a member already."), LanePausedError, "unknown_refusal"),
+        (MEMBER, 400, texts("tier Gold could not be found"), LanePausedError, "unknown_refusal"),
+        (MEMBER, 400, texts(), LanePausedError, "unknown_refusal"),
+        (MEMBER, 404, CONTACT_MISSING, LanePausedError, "unknown_refusal"),
+        (
+            GRANT,
+            400,
+            flat("nq_points", "not enough points", ""),
+            LanePausedError,
+            "unknown_refusal",
+        ),
+        (
+            GRANT,
+            400,
+            usual(400, "idempotency_key", "wrong_value", "key already exists"),
+            LanePausedError,
+            "unknown_refusal",
+        ),
+        (GRANT, 404, b"404 page not found", LanePausedError, "unknown_refusal"),
+        (GRANT, 404, b'{"message": "Not Found"}', LanePausedError, "unknown_refusal"),
+        (GRANT, 404, CARD_UNKNOWN, LanePausedError, "unknown_refusal"),
         (ORDER, 404, HTML, LanePausedError, "unknown_refusal"),
         (ORDER, 404, b"", LanePausedError, "unknown_refusal"),
         (ORDER, 403, b"Forbidden", LanePausedError, "unknown_refusal"),
@@ -371,6 +544,130 @@ def test_credit_with_any_other_success_is_in_doubt(status: int, body: bytes) -> 
 def test_unreadable_success_of_a_creation_may_be_repeated() -> None:
     with pytest.raises(RetryableError):
         read_object(CONTACT, 201, HTML)
+
+
+REGISTERED = {"id": 9, "card_code": "2171707962088", "program": {"id": 1, "name": "Club"}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"program": None}, {"program": {"id": "1"}}, {"program": {}}, {"program_join_at": None}],
+)
+def test_member_is_believed_with_a_card_of_our_program(changes: dict[str, Any]) -> None:
+    body = orjson.dumps(REGISTERED | changes)
+
+    assert accept_member(201, body, program=1) == Registered("2171707962088", 201)
+
+
+def test_card_of_a_member_may_be_a_number() -> None:
+    body = orjson.dumps(REGISTERED | {"card_code": 2171707962088})
+
+    assert accept_member(201, body, program=1) == Registered("2171707962088", 201)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, orjson.dumps(REGISTERED)),
+        (202, b""),
+        (201, b""),
+        (201, HTML),
+        (201, b"[]"),
+        (201, b"{}"),
+        (201, texts("loyalty program could not be found")),
+        *(
+            (201, orjson.dumps(REGISTERED | {"card_code": card}))
+            for card in ("", " ", None, True, {"a": 1}, ["21"])
+        ),
+        (201, orjson.dumps(REGISTERED | {"program": {"id": 2}})),
+        (201, orjson.dumps(REGISTERED | {"program": {"id": None}})),
+    ],
+)
+def test_member_of_any_other_success_is_in_doubt(status: int, body: bytes) -> None:
+    with pytest.raises(InDoubtError) as raised:
+        accept_member(status, body, program=1)
+
+    assert raised.value.reason == "unreadable_reply"
+
+
+@pytest.mark.parametrize(
+    ("body", "codes"),
+    [
+        (b'[{"uuid":"u","external_ids":["1006","1007"]}]', ("1006", "1007")),
+        (b'[{"uuid":"u","external_ids":["1"]},{"uuid":"v","external_ids":["2"]}]', ("1", "2")),
+        (b"[]", ()),
+    ],
+)
+def test_grant_is_believed_with_its_codes_or_as_known(body: bytes, codes: tuple[str, ...]) -> None:
+    assert accept_grant(200, body) == Granted(200, codes)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (201, b"[]"),
+        (202, b""),
+        (207, b"[]"),
+        (200, b""),
+        (200, HTML),
+        (200, b"{}"),
+        (200, b"null"),
+        (200, b'"[]"'),
+        (200, flat("card_code", "not_found", "")),
+        (200, b'[{"error_key":"card_code","error":"not_found"}]'),
+        (200, b'[{"uuid":"u"}]'),
+        (200, b'[{"external_ids":["1"]}]'),
+        (200, b'[{"uuid":"u","external_ids":[]}]'),
+        (200, b'[{"uuid":"u","external_ids":"1"}]'),
+        (200, b'[{"uuid":"u","external_ids":{"0":"1"}}]'),
+        (200, b'[{"uuid":"u","external_ids":["1",null]}]'),
+        (200, b'[{"uuid":"u","external_ids":["1"]},null]'),
+        (200, b"[[]]"),
+    ],
+)
+def test_grant_with_any_other_success_is_in_doubt(status: int, body: bytes) -> None:
+    with pytest.raises(InDoubtError) as raised:
+        accept_grant(status, body)
+
+    assert raised.value.reason == "unreadable_reply"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_absent"),
+    [
+        (404, usual(404, "id", "wrong_value", "Membership not found for given identifier."), True),
+        (404, usual(404, "id", "wrong_value", "Record not found for id 48213."), True),
+        (404, usual(404, "ext_id", "wrong_value", "Order not found."), False),
+        (404, usual(404, "path", "not_found", "Nothing answers, not found."), False),
+        (404, HTML, False),
+        (404, b"Not Found", False),
+        (404, b'{"message": "Not Found"}', False),
+        (400, usual(400, "id", "wrong_value", "Membership not found."), False),
+    ],
+)
+def test_absence_of_a_card_is_believed_only_when_splio_says_so(
+    status: int, body: bytes, is_absent: bool
+) -> None:
+    assert shows_absent(status, parse_errors(body)) is is_absent
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_unknown"),
+    [
+        (404, flat("", "", "PT10 not found"), True),
+        (404, flat("", "", "pt10 not found "), True),
+        (400, flat("", "", "PT10 not found"), False),
+        (404, flat("", "", "PT1 not found"), False),
+        (404, flat("store_id", "", "PT10 not found"), False),
+        (404, b"404 page not found", False),
+        (404, b'{"message": "Not Found"}', False),
+        (404, HTML, False),
+    ],
+)
+def test_unknown_reward_is_believed_only_by_its_name(
+    status: int, body: bytes, is_unknown: bool
+) -> None:
+    assert shows_unknown_reward(status, parse_errors(body), reward="PT10") is is_unknown
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,104 @@ def test_card_stays_one_part_of_the_path(card: str) -> None:
     assert unquote(path.split("/")[4]) == card
 
 
+REFUND_KEY = effect_key("main", Kind.REFUND, "club", "R-1")
+DEBIT_KEY = effect_key("main", Kind.DEBIT, "club", "C-1", "PT100")
+AT = datetime(2026, 11, 15, 0, 12, 40, 999_999, tzinfo=UTC)
+
+
+def test_refund_is_a_credit_with_its_own_keys() -> None:
+    request = SplioRenderer(is_final=False, hours="plain").credit(
+        key=REFUND_KEY, card="a/b", points=12, at=AT, timezone="Europe/Paris"
+    )
+
+    assert request.path == "/loyalty/v1/members/a%2Fb/credit"
+    assert request.idempotency_key == idempotency_key(REFUND_KEY)
+    assert exact(request.body) == {
+        "event_date": "2026-11-15 1:12:40",
+        "nq_points_quantity": 12,
+        "q_points_quantity": 0,
+        "context": "main:refund:club:R-1",
+        "is_final": False,
+        "idempotency_key": idempotency_key(REFUND_KEY),
+    }
+    q_points = SplioRenderer(points_kind="q").credit(
+        key=REFUND_KEY, card="1", points=12, at=AT, timezone="UTC"
+    )
+    assert exact(q_points.body)["q_points_quantity"] == 12
+
+
+def granted(renderer: SplioRenderer, reward: str = "PT100") -> RenderedRequest:
+    return renderer.grant(
+        key=DEBIT_KEY,
+        card="2171707962088",
+        reward=reward,
+        quantity=3,
+        at=AT,
+        timezone="Europe/Paris",
+    )
+
+
+def test_grant_is_used_in_the_same_second_and_carries_our_keys() -> None:
+    request = granted(SplioRenderer())
+
+    assert request.path == "/loyalty/v1/rewards/PT100/grant"
+    assert request.idempotency_key == idempotency_key(DEBIT_KEY)
+    assert exact(request.body) == {
+        "card_code": "2171707962088",
+        "quantity": 3,
+        "reason_msg": "main:debit:club:C-1:PT100",
+        "grant_date": "2026-11-15 01:12:40",
+        "burned_date": "2026-11-15 01:12:40",
+        "idempotency_key": idempotency_key(DEBIT_KEY),
+    }
+    assert request == granted(SplioRenderer())
+    assert exact(granted(SplioRenderer(hours="plain")).body)["grant_date"] == "2026-11-15 1:12:40"
+
+
+def test_reward_stays_one_part_of_the_path() -> None:
+    assert granted(SplioRenderer(), "5 € / 1?").path == (
+        "/loyalty/v1/rewards/5%20%E2%82%AC%20%2F%201%3F/grant"
+    )
+    with pytest.raises(ValueError, match="path"):
+        granted(SplioRenderer(), "..")
+
+
+def member(program: str = "1", language: str | None = "fr-FR") -> RenderedRequest:
+    return SplioRenderer(contact_key=ContactKey.CUSTOMER_ID).membership(
+        program=program, contact_id="48213", customer=CAMILLE, language=language
+    )
+
+
+def test_membership_names_program_and_contact_and_can_create_the_contact() -> None:
+    request = member()
+
+    assert request.path == "/loyalty/members"
+    assert request.idempotency_key is None
+    assert exact(request.body) == {"program_id": 1, "contact_id": "48213"}
+    (contact,) = request.prerequisites
+    assert (contact.kind, contact.name, contact.path) == (
+        PrerequisiteKind.CONTACT,
+        "48213",
+        "/data/contacts",
+    )
+    assert exact(contact.body) == {
+        "lastname": "Roux",
+        "firstname": "Camille",
+        "email": "camille.roux@example.com",
+        "cellphone": "+33612345678",
+        "language": "fr",
+        "custom_fields": [{"name": "scayle_customer_id", "value": "48213"}],
+    }
+    for language in (None, "sv"):
+        assert "language" not in exact(member(language=language).prerequisites[0].body)
+
+
+@pytest.mark.parametrize("program", ["", "club", "1.0", "-1", " 1", "\u0661"])
+def test_program_of_a_membership_is_a_whole_number(program: str) -> None:
+    with pytest.raises(ValueError, match="whole number"):
+        member(program)
+
+
 @pytest.mark.parametrize("part", ["", ".", ".."])
 def test_part_that_would_change_the_path_is_refused(part: str) -> None:
     with pytest.raises(ValueError, match="path"):

@@ -71,7 +71,7 @@ def test_times_are_milliseconds_or_rfc_3339(text: str, moment: int) -> None:
         ("state=", "state"),
         ("state=done", "state"),
         ("state=due,done", "state"),
-        ("kind=refund", "kind"),
+        ("kind=returned", "kind"),
         ("limit=0", "limit"),
         ("limit=501", "limit"),
         ("limit=-1", "limit"),

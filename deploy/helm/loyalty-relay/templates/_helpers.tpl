@@ -95,10 +95,44 @@ capabilities: {drop: [ALL]}
 - name: RELAY_OPERATIONS_PASSWORD_FILE
   value: /run/relay/secrets/operations-password
 {{- end }}
+{{- include "relay.loyaltyEnv" . }}
 {{- range $name, $value := .Values.settings }}
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}
+{{- end }}
+
+{{/* Consumers need them as long as a hold is open, whoever answers the calls. */}}
+{{- define "relay.loyaltyEnv" -}}
+{{- with .Values.loyalty }}
+{{- if .programs }}
+{{- $all := dict "PROGRAMS" .programs "RATES" .rates "AMOUNT_UNIT" .amountUnit "CARD_FORM" .cardForm "INVALID_STATUS" .invalidStatus "TIMEOUT" .timeout }}
+{{- range $name, $value := $all }}
+{{- if $value }}
+- name: RELAY_LOYALTY_{{ $name }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}
+- name: RELAY_BALANCE_FRESH
+  value: {{ .balanceFresh | quote }}
+- name: RELAY_DEBIT_BY
+  value: {{ .debitBy | quote }}
+{{- with .debitRewards }}
+- name: RELAY_DEBIT_REWARDS
+  value: {{ . | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Of who plans by the ledger and talks to Splio. */}}
+{{- define "relay.effectEnv" -}}
+- name: RELAY_LEDGER_URL_FILE
+  value: /run/relay/secrets/ledger-url
+- name: RELAY_SPLIO_URL
+  value: {{ .Values.splio.url | quote }}
+- name: RELAY_SPLIO_API_KEY_FILE
+  value: /run/relay/secrets/splio-api-key
 {{- end }}
 
 {{- define "relay.mounts" -}}
@@ -110,7 +144,7 @@ capabilities: {drop: [ALL]}
 
 {{/* Called with (dict "root" $ "keys" (list "splioApiKey" …)): only these are mounted. */}}
 {{- define "relay.volumes" -}}
-{{- $files := dict "ledgerUrl" "ledger-url" "webhookCredentials" "webhook-credentials" "splioApiKey" "splio-api-key" "operationsPassword" "operations-password" "kafkaPassword" "kafka-password" -}}
+{{- $files := dict "ledgerUrl" "ledger-url" "webhookCredentials" "webhook-credentials" "splioApiKey" "splio-api-key" "loyaltyTokens" "loyalty-tokens" "operationsPassword" "operations-password" "kafkaPassword" "kafka-password" -}}
 - name: secrets
   projected:
     defaultMode: 0440

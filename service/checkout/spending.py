@@ -1,0 +1,156 @@
+"""Points spent, given back and collected: the calls that change the ledger and nothing else."""
+
+import logging
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+
+from service.checkout.cards import Programs
+from service.checkout.rates import Rates
+from service.domain.call_planning import CallPlanner, call_body
+from service.domain.checkout import (
+    Call,
+    CallOperation,
+    CheckoutLedger,
+    Recorded,
+    Recording,
+    Spending,
+)
+from service.domain.ledger import Disposition, ReadyEffect
+from service.domain.planning import PointsFrom
+from service.telemetry.metrics import Metrics
+
+Offer = Callable[[Sequence[ReadyEffect]], None]
+
+logger = logging.getLogger("relay.checkout")
+
+
+class CollectResult(StrEnum):
+    """What became of a collect."""
+
+    COUNTED = "counted"  # another way books
+    BOOKED = "taken"
+    REPEATED = "repeated"
+    CONFLICT = "conflict"
+
+
+class Spendings:
+    """
+    Records captures, refunds and collects; Splio is not asked.
+
+    `offer` takes effects that are due to the dispatcher of this process, where there is one.
+    Raises: NotFoundError, RetryableError of `Rates.points`; LedgerUnavailableError.
+    """
+
+    def __init__(
+        self,
+        ledger: CheckoutLedger,
+        planner: CallPlanner,
+        programs: Programs,
+        rates: Rates,
+        *,
+        points_from: PointsFrom,
+        offer: Offer,
+        metrics: Metrics,
+    ) -> None:
+        self._ledger = ledger
+        self._planner = planner
+        self._programs = programs
+        self._rates = rates
+        self._points_from = points_from
+        self._offer = offer
+        self._metrics = metrics
+
+    async def capture(
+        self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
+    ) -> Recorded:
+        """
+        Take points that an order was paid with; `spending.points` is the amount as sent.
+
+        More than the card has is taken all the same, as the order is confirmed, and alarms.
+        """
+        spending = await self._in_points(spending, traceparent)
+        call = _call(CallOperation.CAPTURE, spending, call_id, received_at_ms, traceparent)
+        recording = await self._ledger.record_capture(self._planner.capture(spending, call))
+        self._note(CallOperation.CAPTURE, recording)
+        if recording.recorded is Recorded.TAKEN:
+            self._metrics.points_captured.inc(spending.points)
+            if recording.over_balance:
+                self._metrics.captures_over_balance.inc()
+                logger.error(
+                    "capture.over_balance",
+                    extra={"order_id": spending.order_key, "points": spending.points},
+                )
+        return recording.recorded
+
+    async def refund(
+        self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
+    ) -> Recorded:
+        """Give points of a capture back; `spending.points` is the amount as sent."""
+        spending = await self._in_points(spending, traceparent)
+        call = _call(CallOperation.REFUND, spending, call_id, received_at_ms, traceparent)
+        recording = await self._ledger.record_refund(self._planner.refund(spending, call))
+        self._note(CallOperation.REFUND, recording)
+        return recording.recorded
+
+    async def collect(
+        self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
+    ) -> CollectResult:
+        """Book the points of an order, where collects do."""
+        self._programs.splio_id(spending.program)
+        if self._points_from is not PointsFrom.COLLECT:
+            self._metrics.points_elsewhere.inc(spending.points)
+            return CollectResult.COUNTED
+        call = _call(CallOperation.COLLECT, spending, call_id, received_at_ms, traceparent)
+        plan = self._planner.collect(
+            order_key=spending.order_key,
+            card=spending.card,
+            points=spending.points,
+            received_at_ms=received_at_ms,
+        )
+        result = await self._ledger.record_call(call, plan)
+        self._offer(result.fresh)
+        match result.disposition:
+            case Disposition.PLANNED:
+                return CollectResult.BOOKED
+            case Disposition.CONFLICT:
+                return CollectResult.CONFLICT
+            case _:
+                return CollectResult.REPEATED
+
+    async def _in_points(self, spending: Spending, traceparent: str) -> Spending:
+        self._programs.splio_id(spending.program)
+        points = await self._rates.points(
+            spending.points, spending.program, spending.currency, traceparent=traceparent
+        )
+        return Spending(
+            program=spending.program,
+            transaction_key=spending.transaction_key,
+            order_key=spending.order_key,
+            card=spending.card,
+            points=points,
+            currency=spending.currency,
+        )
+
+    def _note(self, operation: CallOperation, recording: Recording) -> None:
+        self._offer(recording.fresh)
+        recorded = recording.recorded
+        if recorded in {Recorded.CONFLICT, Recorded.MORE_THAN_CAPTURED}:
+            self._metrics.dead_letters.labels("checkout", recorded.value).inc()
+            logger.error("call.conflict", extra={"operation": operation, "reason": recorded.value})
+
+
+def _call(
+    operation: CallOperation,
+    spending: Spending,
+    call_id: str,
+    received_at_ms: int,
+    traceparent: str,
+) -> Call:
+    return Call(
+        operation=operation,
+        call_id=call_id,
+        order_key=spending.order_key,
+        body=call_body(operation, spending),
+        received_at_ms=received_at_ms,
+        traceparent=traceparent,
+    )

@@ -1,0 +1,71 @@
+-- What: points that a checkout spent, refunds that came before their capture, the balances that
+-- Splio last said, collects that are waited for, and what the checkout's calls look like.
+-- Why: SCAYLE Checkout's loyalty calls.
+-- When: pre (before the code that uses it).
+
+-- One row per capture: what it still lowers the balance of its card by is
+-- points - shrunk - shown, for as long as it is not ended.
+CREATE TABLE holds (
+    id              INTEGER NOT NULL PRIMARY KEY,
+    effect_key      TEXT    NOT NULL UNIQUE,          -- of the capture
+    program         TEXT    NOT NULL,                 -- SCAYLE's key
+    transaction_key TEXT    NOT NULL,
+    order_key       TEXT    NOT NULL,
+    card            TEXT    NOT NULL,
+    currency        TEXT,
+    points          INTEGER NOT NULL,                 -- captured
+    given_back      INTEGER NOT NULL DEFAULT 0,       -- by refunds, never more than `points`
+    shrunk          INTEGER NOT NULL DEFAULT 0,       -- of these, what need not be taken at Splio
+    shown           INTEGER NOT NULL DEFAULT 0,       -- taken at Splio, whose balance shows it
+    revision        INTEGER NOT NULL,                 -- of the debits, which a refund plans anew
+    debits          TEXT    NOT NULL,                 -- JSON array of their keys
+    received_at     INTEGER NOT NULL,
+    ended_at        INTEGER,
+    ended_by        TEXT                              -- the operator, null when the balance did it
+) STRICT;
+CREATE INDEX holds_open ON holds (card) WHERE ended_at IS NULL;
+CREATE INDEX holds_by_order ON holds (order_key);
+
+-- Refunds whose capture is not there yet; their effects are blocked, or held after a while.
+CREATE TABLE waiting_refunds (
+    effect_key  TEXT    NOT NULL PRIMARY KEY,
+    capture_key TEXT    NOT NULL,
+    program     TEXT    NOT NULL,
+    order_key   TEXT    NOT NULL,
+    card        TEXT    NOT NULL,
+    points      INTEGER NOT NULL,
+    since       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX waiting_refunds_by_order ON waiting_refunds (order_key);
+
+-- The newest balance that Splio said of a card; null for a card that it did not know.
+CREATE TABLE balances (
+    card     TEXT    NOT NULL PRIMARY KEY,
+    points   INTEGER,
+    asked_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX balances_by_time ON balances (asked_at);
+
+-- Orders with a card whose points SCAYLE Checkout is to collect (RELAY_POINTS_FROM=collect).
+CREATE TABLE awaited_collects (
+    effect_key  TEXT    NOT NULL PRIMARY KEY,
+    fingerprint TEXT    NOT NULL,                     -- of card and points
+    since       INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX awaited_collects_by_time ON awaited_collects (since);
+
+-- The structure last seen of each kind of call and webhook: names and types, never values.
+CREATE TABLE shapes (
+    source  TEXT    NOT NULL PRIMARY KEY,
+    shape   TEXT    NOT NULL,                         -- JSON
+    seen_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Credits are refunds too.
+DROP INDEX effects_unseen;
+CREATE INDEX effects_unseen ON effects (settled_at)
+    WHERE state = 'applied' AND kind IN ('earn', 'refund') AND seen_at IS NULL;
+
+-- What belongs to an order and does not name it in its key.
+CREATE INDEX effects_of_calls ON effects (order_key)
+    WHERE kind IN ('capture', 'debit', 'refund');

@@ -1,0 +1,418 @@
+"""The loyalty doors: what SCAYLE Checkout asks of a loyalty adapter."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from http import HTTPStatus
+from math import ceil
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from producers.event_ids import EventIds
+from service.checkout.desk import CheckoutDesk
+from service.checkout.spending import CollectResult
+from service.domain.checkout import CallOperation, Recorded, Spending
+from service.domain.clock import Clock
+from service.domain.errors import (
+    InDoubtError,
+    LanePausedError,
+    LedgerUnavailableError,
+    NotFoundError,
+    PermanentError,
+    RelayError,
+    RetryableError,
+)
+from service.telemetry.metrics import LOYALTY_OUTCOMES, Metrics
+from service.telemetry.tracing import continue_trace, trace_id
+from service.web.answers import bytes_answer, json_answer, problem
+from service.web.bodies import BodyError, check_media_type, read_body, refuse_body
+from service.web.dispatch import Handler, Router
+from service.web.loyalty_fields import (
+    FieldError,
+    Fields,
+    SpendingCall,
+    read_card,
+    read_collect,
+    read_rate,
+    read_register,
+    read_spending,
+    read_verify,
+)
+from service.web.loyalty_methods import METHODS
+from service.web.shapes import ShapeLog
+from service.web.tokens import TokenAuthentication
+
+_DONE: Final = b"{}"
+_RETRY_AFTER_S: Final = 2.0
+_CONFLICTS: Final = {
+    "conflict": "This key is known with another amount or card",
+    "more_than_captured": "More would be given back than was captured",
+}
+# Of Splio's refusals, those that another request would mend.
+_CALLERS_FAULT: Final = ("contact_key_missing", "not_storable")
+
+logger = logging.getLogger("relay.loyalty")
+
+
+@dataclass(frozen=True, slots=True)
+class LoyaltyConfig:
+    """
+    What a call may cost, and how is answered what SCAYLE does not document.
+
+    `invalid_status`: of a no to validate and verify. `rate_fields`: the names that the conversion
+    factor stands under, all at once.
+    """
+
+    timeout_s: float
+    body_bytes: int
+    body_timeout_s: float
+    invalid_status: int = 200
+    rate_fields: tuple[str, ...] = ("conversionFactor",)
+
+
+@dataclass(slots=True)
+class _Receipt:
+    """How a call ended: its outcome, its answer and the fields of its log line."""
+
+    outcome: str
+    answer: web.Response
+    level: int = logging.INFO
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A call that was understood so far."""
+
+    desk: CheckoutDesk
+    fields: Fields
+    call_id: str
+    received_at_ms: int
+    traceparent: str
+
+
+class LoyaltyDoor:
+    """
+    Answers the eight operations.
+
+    Args:
+        desk: the use cases, None while the ledger is away.
+        accepting: whether calls may be taken now; False (disk low, stopping) answers 503.
+        shapes: told what each call looks like, also one that cannot be understood.
+    """
+
+    def __init__(
+        self,
+        desk: Callable[[], CheckoutDesk | None],
+        *,
+        authentication: TokenAuthentication,
+        metrics: Metrics,
+        clock: Clock,
+        accepting: Callable[[], bool],
+        config: LoyaltyConfig,
+        shapes: ShapeLog,
+    ) -> None:
+        self._desk = desk
+        self._authentication = authentication
+        self._clock = clock
+        self._accepting = accepting
+        self._config = config
+        self._shapes = shapes
+        self._ids = EventIds(clock)
+        self._count = {
+            (operation, outcome): metrics.loyalty_calls.labels(operation.value, outcome)
+            for operation in CallOperation
+            for outcome in LOYALTY_OUTCOMES
+        }
+        self._observe_s = {
+            operation: metrics.loyalty_call_seconds.labels(operation.value).observe
+            for operation in CallOperation
+        }
+        self._operations: Mapping[CallOperation, Callable[[_Asked], Awaitable[_Receipt]]] = {
+            CallOperation.POINTS_RATE: self._points_rate,
+            CallOperation.BALANCE: self._balance,
+            CallOperation.VALIDATE: self._validate,
+            CallOperation.VERIFY: self._verify,
+            CallOperation.REGISTER: self._register,
+            CallOperation.COLLECT: self._collect,
+            CallOperation.CAPTURE: self._capture,
+            CallOperation.REFUND: self._refund,
+        }
+
+    @property
+    def invalid_status(self) -> int:
+        """The status of a no, for the document."""
+        return self._config.invalid_status
+
+    def add_to(self, router: Router) -> None:
+        """Answer `/loyalty/…` on `router`."""
+        for operation, methods in METHODS.items():
+            for method in methods:
+                router.add(method, f"/loyalty/{operation}", self._handler(operation))
+
+    def _handler(self, operation: CallOperation) -> Handler:
+        async def answer(request: web.BaseRequest, _: Mapping[str, str]) -> web.StreamResponse:
+            started_s = self._clock.monotonic_s()
+            receipt = await self._receive(operation, request)
+            duration_s = self._clock.monotonic_s() - started_s
+            self._count[operation, receipt.outcome].inc()
+            self._observe_s[operation](duration_s)
+            logger.log(
+                receipt.level,
+                "call.answered",
+                extra={
+                    "operation": operation.value,
+                    "outcome": receipt.outcome,
+                    "status": receipt.answer.status,
+                    "duration_s": round(duration_s, 6),
+                    **receipt.fields,
+                },
+            )
+            return receipt.answer
+
+        return answer
+
+    async def _receive(self, operation: CallOperation, request: web.BaseRequest) -> _Receipt:
+        refusal = self._authentication.refusal(request, operation)
+        if refusal is not None:
+            # Under a name of its own: strangers must not replace what SCAYLE sends.
+            self._shapes.note(f"loyalty:{operation}:refused", request=request)
+            throttled = refusal.status == HTTPStatus.TOO_MANY_REQUESTS
+            return _Receipt("throttled" if throttled else "unauthorized", refusal)
+        try:
+            check_media_type(request)
+            body = await read_body(
+                request,
+                limit_bytes=self._config.body_bytes,
+                timeout_s=self._config.body_timeout_s,
+            )
+        except BodyError as error:
+            return _Receipt(*refuse_body(error, limit_bytes=self._config.body_bytes))
+        self._shapes.note(f"loyalty:{operation}", body=body, request=request)
+        desk = self._desk()
+        if desk is None or not self._accepting():
+            return _unavailable("not_accepting", _RETRY_AFTER_S)
+        trace = continue_trace(request.headers.get("traceparent"))
+        try:
+            fields = Fields.of_call(
+                request.method,
+                request.rel_url.raw_query_string,
+                body,
+                program=desk.programs.only,
+            )
+            asked = _Asked(desk, fields, self._ids.next(), self._clock.now_ms(), trace)
+            async with asyncio.timeout(self._config.timeout_s):
+                receipt = await self._operations[operation](asked)
+        except FieldError as error:
+            receipt = _not_understood(operation, error)
+        except TimeoutError:
+            receipt = _unavailable("took_too_long", _RETRY_AFTER_S)
+        except RelayError as error:
+            receipt = _failed(error)
+        receipt.fields["trace_id"] = trace_id(trace)
+        return receipt
+
+    async def _points_rate(self, asked: _Asked) -> _Receipt:
+        call = read_rate(asked.fields)
+        factor = await asked.desk.rates.factor(
+            call.program, call.currency, traceparent=asked.traceparent
+        )
+        return _answered(dict.fromkeys(self._config.rate_fields, _number(factor)))
+
+    async def _balance(self, asked: _Asked) -> _Receipt:
+        call = read_card(asked.fields)
+        asked.desk.programs.splio_id(call.program)
+        usable = await asked.desk.balances.usable(call.card, traceparent=asked.traceparent)
+        if usable is None:
+            raise NotFoundError("unknown_card", "Splio knows no member with this card")
+        return _answered({"balance": usable})
+
+    async def _validate(self, asked: _Asked) -> _Receipt:
+        call = read_card(asked.fields)
+        return self._judged(
+            await asked.desk.cards.is_good(call.card, call.program, traceparent=asked.traceparent)
+        )
+
+    async def _verify(self, asked: _Asked) -> _Receipt:
+        call = read_verify(asked.fields)
+        return self._judged(
+            await asked.desk.cards.belongs_to(
+                call.card, call.email, call.program, traceparent=asked.traceparent
+            )
+        )
+
+    def _judged(self, is_valid: bool) -> _Receipt:
+        if is_valid:
+            return _answered({"valid": True})
+        answer = json_answer({"valid": False}, status=self._config.invalid_status)
+        return _Receipt("invalid", answer)
+
+    async def _register(self, asked: _Asked) -> _Receipt:
+        call = read_register(asked.fields)
+        card = await asked.desk.registrations.register(
+            call.customer,
+            call.program,
+            language=call.language,
+            call_id=asked.call_id,
+            received_at_ms=asked.received_at_ms,
+            traceparent=asked.traceparent,
+        )
+        document = {"cardKey": card.number, "cardNumber": card.number}
+        status = HTTPStatus.CREATED if card.is_new else HTTPStatus.OK
+        return _Receipt("answered", json_answer(document, status=status))
+
+    async def _collect(self, asked: _Asked) -> _Receipt:
+        call = read_collect(asked.fields)
+        spending = Spending(
+            program=call.program,
+            transaction_key=call.transaction_key or "",
+            order_key=call.order_id,
+            card=call.card,
+            points=call.points,
+            currency=call.currency,
+        )
+        result = await asked.desk.spendings.collect(
+            spending,
+            call_id=asked.call_id,
+            received_at_ms=asked.received_at_ms,
+            traceparent=asked.traceparent,
+        )
+        if result is CollectResult.CONFLICT:
+            return _conflict(result.value, call.order_id)
+        return _done(result.value, call.order_id)
+
+    async def _capture(self, asked: _Asked) -> _Receipt:
+        call = read_spending(asked.fields)
+        return _recorded(
+            await asked.desk.spendings.capture(
+                _spending(call),
+                call_id=asked.call_id,
+                received_at_ms=asked.received_at_ms,
+                traceparent=asked.traceparent,
+            ),
+            call.order_id,
+        )
+
+    async def _refund(self, asked: _Asked) -> _Receipt:
+        call = read_spending(asked.fields)
+        return _recorded(
+            await asked.desk.spendings.refund(
+                _spending(call),
+                call_id=asked.call_id,
+                received_at_ms=asked.received_at_ms,
+                traceparent=asked.traceparent,
+            ),
+            call.order_id,
+        )
+
+
+def _spending(call: SpendingCall) -> Spending:
+    return Spending(
+        program=call.program,
+        transaction_key=call.transaction_key,
+        order_key=call.order_id,
+        card=call.card,
+        points=call.amount,
+        currency=call.currency,
+    )
+
+
+def _recorded(recorded: Recorded, order_id: str) -> _Receipt:
+    if recorded.value in _CONFLICTS:
+        return _conflict(recorded.value, order_id)
+    return _done(recorded.value, order_id)
+
+
+def _answered(document: Mapping[str, Any]) -> _Receipt:
+    return _Receipt("answered", json_answer(document))
+
+
+def _done(outcome: str, order_id: str) -> _Receipt:
+    answer = bytes_answer(_DONE, content_type="application/json")
+    return _Receipt(outcome, answer, fields={"order_id": order_id})
+
+
+def _conflict(outcome: str, order_id: str) -> _Receipt:
+    return _Receipt(
+        outcome,
+        problem(
+            HTTPStatus.CONFLICT,
+            outcome.replace("_", "-"),
+            _CONFLICTS[outcome],
+            "It was set aside for a person; sending it again changes nothing.",
+        ),
+        logging.ERROR,
+        {"order_id": order_id},
+    )
+
+
+def _not_understood(operation: CallOperation, error: FieldError) -> _Receipt:
+    status = error.status
+    if operation is CallOperation.COLLECT and error.field == "orderId":
+        status = HTTPStatus.UNPROCESSABLE_ENTITY  # without an order nothing can be booked
+    return _Receipt(
+        "malformed",
+        problem(
+            status,
+            "not-understood",
+            "The call cannot be understood",
+            str(error),
+            parameter=error.field,
+        ),
+        logging.WARNING,
+        {"reason": f"{error.field} {error.problem}"},
+    )
+
+
+def _failed(error: RelayError) -> _Receipt:
+    """The answer to an error of a use case; SCAYLE may send what gets a 503 again."""
+    match error:
+        case NotFoundError(reason=reason, detail=detail):
+            slug = reason.replace("_", "-")
+            return _Receipt(
+                "unknown",
+                problem(HTTPStatus.NOT_FOUND, slug, "There is no such thing", detail),
+                fields={"reason": reason},
+            )
+        case PermanentError(reason=reason, detail=detail):
+            status = (
+                HTTPStatus.BAD_REQUEST
+                if reason in _CALLERS_FAULT
+                else HTTPStatus.UNPROCESSABLE_ENTITY
+            )
+            return _Receipt(
+                "refused",
+                problem(status, reason.replace("_", "-"), "It cannot be done", detail),
+                logging.WARNING,
+                {"reason": reason},
+            )
+        case RetryableError(reason=reason, retry_after_s=retry_after_s, detail=detail):
+            return _unavailable(reason, retry_after_s or _RETRY_AFTER_S, detail)
+        case LedgerUnavailableError() | LanePausedError() | InDoubtError():
+            return _unavailable(error.reason, _RETRY_AFTER_S)
+        case _:
+            raise error
+
+
+def _unavailable(reason: str, retry_after_s: float, detail: str = "") -> _Receipt:
+    return _Receipt(
+        "unavailable",
+        problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "unavailable",
+            "This cannot be answered now",
+            f"{reason}: {detail}" if detail else f"{reason}: send it again later.",
+            headers={"Retry-After": str(max(1, ceil(retry_after_s)))},
+        ),
+        logging.WARNING,
+        {"reason": reason},
+    )
+
+
+def _number(factor: Decimal) -> orjson.Fragment:
+    """An exact JSON number."""
+    return orjson.Fragment(f"{factor:f}")

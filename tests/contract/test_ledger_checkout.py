@@ -1,0 +1,468 @@
+"""Captures, refunds, collects and balances: every point spent counts once."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from service.domain.call_planning import CallPlanner, CallPolicy, call_body
+from service.domain.checkout import (
+    Call,
+    CallOperation,
+    PlannedRefund,
+    Reading,
+    Recorded,
+    Recording,
+    Spending,
+)
+from service.domain.effects import EffectKey, Kind, Lane, Outcome, State, effect_key
+from service.domain.errors import NotFoundError, WrongStateError
+from service.domain.ledger import Disposition, Ledger, Settlement
+from service.domain.planning import Earn, earn_fingerprint
+from service.ledger.sql_ledger import SqlLedger
+from service.splio.requests import SplioRenderer
+from tests.contract.ledger_fixture import (
+    APPLIED,
+    Records,
+    claim,
+    order_only,
+    plan_one,
+    state_of,
+)
+from tests.fakes.clock import FakeClock
+
+CARD = "2171707962088"
+SPENT = Spending("club", "68ff99b4", "2345388", CARD, 1234, "EUR")
+REWARDS = ((1, "PT1"), (10, "PT10"), (100, "PT100"), (1000, "PT1000"))
+
+
+@dataclass(slots=True)
+class Desk:
+    """Records calls as the use cases do."""
+
+    ledger: SqlLedger
+    clock: FakeClock
+    planner: CallPlanner
+
+    def call(self, operation: CallOperation, spending: Spending) -> Call:
+        return Call(
+            operation,
+            f"call-{operation}-{spending.transaction_key}",
+            spending.order_key,
+            call_body(operation, spending),
+            self.clock.now_ms(),
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        )
+
+    async def capture(self, spending: Spending = SPENT) -> Recording:
+        call = self.call(CallOperation.CAPTURE, spending)
+        return await self.ledger.record_capture(self.planner.capture(spending, call))
+
+    async def refund(self, points: int, key: str = "r1", **changes: str) -> Recording:
+        return await self.ledger.record_refund(self.planned_refund(points, key, **changes))
+
+    def planned_refund(self, points: int, key: str, **changes: str) -> PlannedRefund:
+        spending = replace(SPENT, transaction_key=key, points=points, **changes)
+        return self.planner.refund(spending, self.call(CallOperation.REFUND, spending))
+
+    async def collect(self, order_id: str, points: int, card: str = CARD) -> Disposition:
+        spending = Spending("club", "", order_id, card, points, None)
+        plan = self.planner.collect(
+            order_key=order_id, card=card, points=points, received_at_ms=self.clock.now_ms()
+        )
+        call = self.call(CallOperation.COLLECT, spending)
+        return (await self.ledger.record_call(call, plan)).disposition
+
+    async def held(self) -> int:
+        return (await self.ledger.known_balance(CARD)).held
+
+
+@pytest.fixture
+def desk(ledger: Ledger, clock: FakeClock) -> Desk:
+    """A desk without rewards: captures are settled by their holds."""
+    assert isinstance(ledger, SqlLedger)
+    return Desk(ledger, clock, CallPlanner(CallPolicy("main"), SplioRenderer()))
+
+
+@pytest.fixture
+def debiting(desk: Desk) -> Desk:
+    """A desk that takes captured points by rewards."""
+    policy = CallPolicy("main", rewards=REWARDS, points_limit=5000)
+    return replace(desk, planner=CallPlanner(policy, SplioRenderer()))
+
+
+def capture_key(transaction_key: str = SPENT.transaction_key) -> EffectKey:
+    return effect_key("main", Kind.CAPTURE, "club", transaction_key)
+
+
+def refund_key(transaction_key: str = "r1") -> EffectKey:
+    return effect_key("main", Kind.REFUND, "club", transaction_key)
+
+
+def debit_key(worth: int, revision: int = 1) -> EffectKey:
+    return effect_key("main", Kind.DEBIT, "club", SPENT.transaction_key, str(revision), str(worth))
+
+
+async def debit_all(desk: Desk, recording: Recording) -> list[EffectKey]:
+    """Bring all debits of a capture to Splio, one after the other."""
+    taken: list[EffectKey] = []
+    ready = list(recording.fresh)
+    while ready:
+        for effect in ready:
+            await desk.ledger.settle(await claim(desk.ledger, effect), APPLIED)
+            taken.append(effect.key)
+        now = desk.clock.now_ms() + 1
+        ready = list(await desk.ledger.ready(Lane.OTHER, limit=10, due_before_ms=now))
+    return taken
+
+
+# -- captures
+
+
+async def test_capture_lowers_the_balance_once_however_often_it_comes(desk: Desk) -> None:
+    assert (await desk.capture()).recorded is Recorded.TAKEN
+    assert (await desk.capture()).recorded is Recorded.REPEATED
+    assert await desk.held() == 1234
+    assert (await desk.ledger.show_effect(capture_key()))["duplicates_seen"] == 1
+
+
+@pytest.mark.parametrize("change", [{"points": 1235}, {"card": "4006381333931"}])
+async def test_same_key_with_another_amount_or_card_is_a_dead_letter(
+    desk: Desk, change: dict[str, object]
+) -> None:
+    await desk.capture()
+    other = replace(SPENT, **change)  # type: ignore[arg-type]  # one of two fields
+    assert (await desk.capture(other)).recorded is Recorded.CONFLICT
+    assert (await desk.capture(other)).recorded is Recorded.CONFLICT
+    assert await desk.held() == 1234
+    (letter,) = (await desk.ledger.list_dead_letters()).items
+    assert (letter["reason"], letter["times_seen"]) == ("conflict", 2)
+    assert (await desk.ledger.dead_letter(letter["id"])).record == call_body(
+        CallOperation.CAPTURE, other
+    )
+
+
+async def test_capture_without_rewards_is_settled_and_sends_nothing(desk: Desk) -> None:
+    recording = await desk.capture()
+    assert recording.fresh == ()
+    assert await state_of(desk.ledger, capture_key()) == State.APPLIED
+
+
+async def test_debits_are_taken_one_after_the_other_and_add_up(debiting: Desk) -> None:
+    recording = await debiting.capture()
+    assert [effect.points for effect in recording.fresh] == [1000]
+    taken = await debit_all(debiting, recording)
+    assert taken == [debit_key(1000), debit_key(100), debit_key(10), debit_key(1)]
+
+
+async def test_more_points_than_the_limit_wait_for_a_person(debiting: Desk) -> None:
+    recording = await debiting.capture(replace(SPENT, points=5001))
+    assert recording.recorded is Recorded.TAKEN
+    assert recording.fresh == ()
+    assert await state_of(debiting.ledger, debit_key(1000)) == State.HELD
+    assert await state_of(debiting.ledger, debit_key(1)) == State.BLOCKED
+    assert await debiting.held() == 5001
+
+
+async def test_capture_beyond_the_known_balance_says_so_and_is_taken(desk: Desk) -> None:
+    await desk.ledger.record_balance(Reading(CARD, 1300, desk.clock.now_ms()))
+    assert not (await desk.capture()).over_balance
+    second = await desk.capture(replace(SPENT, transaction_key="k2", points=67))
+    assert second.over_balance
+    assert (await desk.ledger.known_balance(CARD)).usable == 0
+
+
+# -- refunds
+
+
+async def test_refund_shrinks_a_capture_that_was_not_attempted(desk: Desk) -> None:
+    await desk.capture()
+    assert (await desk.refund(234)).recorded is Recorded.TAKEN
+    assert (await desk.refund(234)).recorded is Recorded.REPEATED
+    assert await desk.held() == 1000
+    assert await state_of(desk.ledger, refund_key()) == State.APPLIED
+
+
+async def test_refunds_never_give_back_more_than_was_captured(desk: Desk) -> None:
+    await desk.capture()
+    assert (await desk.refund(1000, "r1")).recorded is Recorded.TAKEN
+    assert (await desk.refund(235, "r2")).recorded is Recorded.MORE_THAN_CAPTURED
+    assert (await desk.refund(234, "r3")).recorded is Recorded.TAKEN
+    assert await desk.held() == 0
+    (letter,) = (await desk.ledger.list_dead_letters()).items
+    assert letter["reason"] == "more_than_captured"
+    hold = await desk.ledger.show_hold(capture_key())
+    assert hold["ended_at"] is not None
+    assert [refund["effect_key"] for refund in hold["refunds"]] == [
+        refund_key("r1"),
+        refund_key("r3"),
+    ]
+
+
+async def test_refund_with_the_captures_own_key_finds_it(desk: Desk) -> None:
+    await desk.capture()
+    assert (await desk.refund(34, SPENT.transaction_key)).recorded is Recorded.TAKEN
+    assert await desk.held() == 1200
+
+
+async def test_refund_of_another_card_is_not_that_captures(desk: Desk) -> None:
+    await desk.capture()
+    assert (await desk.refund(34, card="4006381333931")).recorded is Recorded.NO_CAPTURE
+    by_key = await desk.refund(34, SPENT.transaction_key, card="4006381333931")
+    assert by_key.recorded is Recorded.CONFLICT
+    assert await desk.held() == 1234
+
+
+async def test_unsent_debits_are_planned_anew_for_what_is_left(debiting: Desk) -> None:
+    await debiting.capture()
+    recording = await debiting.refund(500)
+    assert [(effect.key, effect.points) for effect in recording.fresh] == [(debit_key(100, 2), 700)]
+    assert await state_of(debiting.ledger, debit_key(1000)) == State.VOID
+    assert await state_of(debiting.ledger, debit_key(1)) == State.VOID
+    await debit_all(debiting, recording)
+    assert await state_of(debiting.ledger, debit_key(1, 2)) == State.APPLIED
+
+
+async def test_refund_of_a_capture_under_way_waits_for_its_last_debit(debiting: Desk) -> None:
+    captured = await debiting.capture()
+    (first,) = captured.fresh
+    taken = await claim(debiting.ledger, first)
+    recording = await debiting.refund(500)
+    assert recording.fresh == ()
+    assert await state_of(debiting.ledger, refund_key()) == State.BLOCKED
+    await debiting.ledger.settle(taken, APPLIED)
+    (second,) = await debiting.ledger.ready(
+        Lane.OTHER, limit=10, due_before_ms=debiting.clock.now_ms() + 1
+    )
+    applied = await debit_all(debiting, Recording(Recorded.TAKEN, (second,)))
+    assert applied[-1] == refund_key()
+    assert await debiting.held() == 1234
+
+
+async def test_refund_behind_a_rejected_debit_is_kept_for_a_person(debiting: Desk) -> None:
+    (first,) = (await debiting.capture()).fresh
+    taken = await claim(debiting.ledger, first)
+    await debiting.refund(500)
+    await debiting.ledger.settle(taken, Settlement(Outcome.HELD, reason="refused"))
+    assert await state_of(debiting.ledger, debit_key(1000)) == State.HELD
+    await debiting.ledger.reject(debit_key(1000), by="anna")
+    assert await state_of(debiting.ledger, debit_key(1)) == State.VOID
+    assert await state_of(debiting.ledger, refund_key()) == State.HELD
+    assert await debiting.held() == 1234
+
+
+async def test_refund_before_its_capture_is_taken_off_it(debiting: Desk) -> None:
+    assert (await debiting.refund(500)).recorded is Recorded.NO_CAPTURE
+    assert await state_of(debiting.ledger, refund_key()) == State.BLOCKED
+    recording = await debiting.capture()
+    assert [effect.points for effect in recording.fresh] == [700]
+    assert await debiting.held() == 734
+    assert await state_of(debiting.ledger, refund_key()) == State.APPLIED
+
+
+async def test_waiting_refund_goes_to_a_person_and_still_finds_its_capture(desk: Desk) -> None:
+    await desk.refund(500)
+    desk.clock.advance(1)
+    assert await desk.ledger.expire_waiting_refunds(older_than_ms=desk.clock.now_ms()) == 1
+    assert await state_of(desk.ledger, refund_key()) == State.HELD
+    assert await desk.ledger.expire_waiting_refunds(older_than_ms=desk.clock.now_ms()) == 0
+    await desk.capture()
+    assert await desk.held() == 734
+
+
+async def test_waiting_refund_that_a_person_released_is_not_given_back_twice(desk: Desk) -> None:
+    await desk.refund(500)
+    desk.clock.advance(1)
+    await desk.ledger.expire_waiting_refunds(older_than_ms=desk.clock.now_ms())
+    await desk.ledger.release(refund_key(), by="anna")
+    assert await state_of(desk.ledger, refund_key()) == State.DUE
+    await desk.capture()
+    assert await desk.held() == 1234
+    assert await state_of(desk.ledger, refund_key()) == State.DUE
+    assert (await desk.refund(735, "r2")).recorded is Recorded.MORE_THAN_CAPTURED
+
+
+async def test_waiting_refunds_beyond_the_capture_go_to_a_person(desk: Desk) -> None:
+    await desk.refund(1000, "r1")
+    await desk.refund(300, "r2")
+    await desk.capture()
+    assert await desk.held() == 234
+    assert await state_of(desk.ledger, refund_key("r2")) == State.HELD
+
+
+async def test_capture_given_back_in_full_before_it_came_sends_nothing(debiting: Desk) -> None:
+    await debiting.refund(1234)
+    assert (await debiting.capture()).fresh == ()
+    assert await debiting.held() == 0
+
+
+# -- balances
+
+
+async def test_hold_ends_with_the_balance_that_shows_its_debits(debiting: Desk) -> None:
+    ledger, clock = debiting.ledger, debiting.clock
+    recording = await debiting.capture(replace(SPENT, points=1000))
+    first = await ledger.record_balance(Reading(CARD, 5000, clock.now_ms()))
+    assert first is not None
+    assert first.usable == 4000
+    (key,) = await debit_all(debiting, recording)
+    clock.advance(1)
+    assert (await ledger.known_balance(CARD)).unseen == (key,)
+    # Splio says 4000 or 5000: which, is not known before the debit was looked for.
+    assert await ledger.record_balance(Reading(CARD, 4000, clock.now_ms())) is None
+    assert (await ledger.known_balance(CARD)).usable == 4000
+    considered = frozenset([key])
+    unshown = await ledger.record_balance(Reading(CARD, 5000, clock.now_ms(), considered))
+    assert unshown is not None
+    assert unshown.usable == 4000
+    clock.advance(1)
+    shown = await ledger.record_balance(Reading(CARD, 4000, clock.now_ms(), considered, considered))
+    assert shown is not None
+    assert (shown.usable, shown.held, shown.unseen) == (4000, 0, ())
+    assert await ledger.unsettled_cards(limit=10, after=None) == []
+
+
+async def test_older_balance_never_takes_the_place_of_a_newer_one(desk: Desk) -> None:
+    now_ms = desk.clock.now_ms()
+    await desk.ledger.record_balance(Reading(CARD, 100, now_ms))
+    known = await desk.ledger.record_balance(Reading(CARD, 900, now_ms - 1))
+    assert known is not None
+    assert known.usable == 100
+
+
+async def test_balance_that_shows_a_debit_takes_the_place_of_one_that_does_not(
+    debiting: Desk,
+) -> None:
+    """Also of one that is no older by the clocks: those of two processes differ."""
+    ledger, asked_at_ms = debiting.ledger, debiting.clock.now_ms()
+    recording = await debiting.capture(replace(SPENT, points=1000))
+    await ledger.record_balance(Reading(CARD, 5000, asked_at_ms))
+    shown = frozenset(await debit_all(debiting, recording))
+    known = await ledger.record_balance(Reading(CARD, 4000, asked_at_ms - 5, shown, shown))
+    assert known is not None
+    assert (known.usable, known.held) == (4000, 0)
+
+
+async def test_card_that_splio_does_not_know_has_no_balance(desk: Desk) -> None:
+    assert (await desk.ledger.known_balance(CARD)).asked_at_ms is None
+    known = await desk.ledger.record_balance(Reading(CARD, None, desk.clock.now_ms()))
+    assert known is not None
+    assert known.usable is None
+
+
+async def test_part_of_a_hold_ends_with_the_part_that_is_shown(debiting: Desk) -> None:
+    ledger = debiting.ledger
+    taken = await debit_all(debiting, await debiting.capture())
+    now = debiting.clock.now_ms() + 1
+    await ledger.record_balance(Reading(CARD, 4000, now, frozenset(taken), frozenset(taken[:1])))
+    assert (await ledger.known_balance(CARD)).held == 234
+    hold = await ledger.show_hold(capture_key())
+    assert (hold["shown"], hold["ended_at"]) == (1000, None)
+
+
+# -- operators
+
+
+async def test_person_ends_a_hold_whose_points_were_taken_elsewhere(desk: Desk) -> None:
+    await desk.capture()
+    await desk.ledger.record_balance(Reading(CARD, 5000, desk.clock.now_ms()))
+    await desk.ledger.end_hold(capture_key(), by="anna")
+    known = await desk.ledger.known_balance(CARD)
+    assert (known.held, known.asked_at_ms) == (0, None)
+    with pytest.raises(WrongStateError):
+        await desk.ledger.end_hold(capture_key(), by="anna")
+    # What was taken is given back by a credit.
+    (credit,) = (await desk.refund(500)).fresh
+    assert credit.key == refund_key()
+
+
+async def test_hold_with_debits_under_way_cannot_be_ended(debiting: Desk) -> None:
+    (first,) = (await debiting.capture()).fresh
+    taken = await claim(debiting.ledger, first)
+    with pytest.raises(WrongStateError):
+        await debiting.ledger.end_hold(capture_key(), by="anna")
+    await debiting.ledger.settle(taken, Settlement(Outcome.HELD, reason="refused"))
+    await debiting.ledger.end_hold(capture_key(), by="anna")
+    assert await state_of(debiting.ledger, debit_key(1000)) == State.VOID
+
+
+async def test_refund_behind_a_hold_that_a_person_ended_is_kept_for_a_person(
+    debiting: Desk,
+) -> None:
+    (first,) = (await debiting.capture()).fresh
+    taken = await claim(debiting.ledger, first)
+    await debiting.refund(500)
+    await debiting.ledger.settle(taken, Settlement(Outcome.HELD, reason="refused"))
+    assert await state_of(debiting.ledger, refund_key()) == State.BLOCKED
+    await debiting.ledger.end_hold(capture_key(), by="anna")
+    assert await state_of(debiting.ledger, refund_key()) == State.HELD
+
+
+async def test_lists_of_holds_mask_the_card(desk: Desk) -> None:
+    await desk.capture()
+    (row,) = (await desk.ledger.list_holds(only_open=True, limit=10, after=None)).items
+    assert (row["card"], row["held"], row["order_id"]) == ("…2088", 1234, SPENT.order_key)
+    with pytest.raises(NotFoundError):
+        await desk.ledger.show_hold(capture_key("k9"))
+
+
+async def test_timeline_of_an_order_shows_what_was_spent_and_given_back(debiting: Desk) -> None:
+    await debiting.capture()
+    await debiting.refund(500)
+    effects = (await debiting.ledger.show_order(SPENT.order_key))["effects"]
+    assert {effect["kind"] for effect in effects} == {"capture", "debit", "refund"}
+
+
+async def test_open_holds_are_counted(desk: Desk) -> None:
+    await desk.capture()
+    tally = await desk.ledger.tally()
+    assert (tally.holds, tally.held_points, tally.unseen_credits) == (1, 1234, 0)
+    await desk.refund(1234)
+    tally = await desk.ledger.tally()
+    assert (tally.holds, tally.held_points, tally.unseen_credits) == (0, 0, 0)
+
+
+# -- collects
+
+
+def with_earn(order_id: str, points: int) -> Earn:
+    key = effect_key("main", Kind.EARN, order_id)
+    return Earn(key, earn_fingerprint(CARD, points), is_collect=False)
+
+
+async def test_collect_books_the_points_that_the_webhook_named(
+    desk: Desk, records: Records
+) -> None:
+    await records.write(desk.ledger, replace(order_only("7"), earn=with_earn("7", 177)))
+    assert await desk.collect("7", 177) is Disposition.PLANNED
+    assert await desk.collect("7", 177) is Disposition.REPEATED
+    assert await state_of(desk.ledger, effect_key("main", Kind.EARN, "7")) == State.DUE
+
+
+async def test_collect_of_other_points_than_the_webhook_is_a_conflict(
+    desk: Desk, records: Records
+) -> None:
+    await records.write(desk.ledger, replace(order_only("7"), earn=with_earn("7", 177)))
+    assert await desk.collect("7", 178) is Disposition.CONFLICT
+    with pytest.raises(NotFoundError):
+        await desk.ledger.show_effect(effect_key("main", Kind.EARN, "7"))
+
+
+async def test_webhook_of_other_points_than_the_collect_posts_its_order(
+    desk: Desk, records: Records
+) -> None:
+    await desk.collect("7", 178)
+    order = await plan_one(desk.ledger, records, replace(order_only("7"), earn=with_earn("7", 177)))
+    assert order.kind is Kind.ORDER
+    (letter,) = (await desk.ledger.list_dead_letters()).items
+    assert (letter["reason"], letter["effect_key"]) == ("conflict", "main:earn:7")
+
+
+async def test_collect_that_does_not_come_is_counted_after_a_day(
+    desk: Desk, records: Records
+) -> None:
+    await records.write(desk.ledger, replace(order_only("7"), earn=with_earn("7", 177)))
+    await records.write(desk.ledger, replace(order_only("8"), earn=with_earn("8", 177)))
+    await desk.collect("8", 177)
+    assert (await desk.ledger.tally()).late_collects == 0
+    desk.clock.advance(24 * 3600 + 1)
+    assert (await desk.ledger.tally()).late_collects == 1

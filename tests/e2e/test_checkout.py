@@ -1,0 +1,372 @@
+"""SCAYLE Checkout's calls through the real doors: what is answered, and what Splio ends up with."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import pytest
+
+from service.domain.effects import State
+from service.sandbox.faults import FaultRule
+from service.sandbox.scayle import generate_orders
+from service.sandbox.splio import SplioSandbox
+from tests.harness.relay import Answer, Relay, running_relay, running_sandbox
+from tests.harness.waiting import until
+
+CARD: Final = "2171707962088"
+OTHER_CARD: Final = "4006381333931"
+PROGRAM: Final = "splio_club"
+SPENT: Final[Mapping[str, Any]] = {
+    "amount": 1000,
+    "cardKey": CARD,
+    "type": PROGRAM,
+    "currencyCode": "EUR",
+    "orderId": 2345388,
+    "transactionKey": "4bd1f0a97c2e5518d3aa06e9b7c1",
+}
+CUSTOMER: Final = {"id": 48213, "email": "Camille@Example.com", "firstName": "Camille"}
+
+
+@asynccontextmanager
+async def checkout(
+    directory: Path, settings: Mapping[str, str] = {}, *, points: int = 2500, **sandbox: Any
+) -> AsyncIterator[tuple[Relay, SplioSandbox]]:
+    """A service whose answers are never cached, and a sandbox in which `CARD` has points."""
+    async with (
+        running_sandbox(directory, grants_visible_after_s=0.1, **sandbox) as splio,
+        running_relay(directory, splio, {"balance_fresh": "0s", **settings}) as relay,
+    ):
+        if points:
+            await give(splio, CARD, points)
+            await until_balance(relay, points)
+        yield relay, splio
+
+
+async def give(splio: SplioSandbox, card: str, points: int) -> None:
+    """Points by another way than ours."""
+    async with aiohttp.ClientSession(splio.url) as session:
+        async with session.post("/authenticate", json={"api_key": "sandbox-api-key"}) as reply:
+            token = (await reply.json())["token"]
+        body = {
+            "nq_points_quantity": points,
+            "q_points_quantity": 0,
+            "context": "gift",
+            "is_final": True,
+        }
+        async with session.post(
+            f"/loyalty/v1/members/{card}/credit",
+            json=body,
+            headers={"Authorization": f"Bearer {token}"},
+        ) as reply:
+            assert reply.status == 202
+
+
+async def balance(relay: Relay, card: str = CARD) -> int:
+    answer = await relay.call("GET", "balance", {"cardKey": card, "type": PROGRAM})
+    assert answer.status == 200, answer
+    points: int = answer.json["balance"]
+    return points
+
+
+async def until_balance(relay: Relay, points: int) -> None:
+    async def is_there() -> bool:
+        return await balance(relay) == points
+
+    await until(is_there, what=f"the balance is {points}", timeout_s=10)
+
+
+async def no_holds(relay: Relay) -> None:
+    async def are_ended() -> bool:
+        return relay.metric("relay_holds_open") == 0
+
+    await until(are_ended, what="all holds ended", timeout_s=10)
+
+
+def spent(**changes: Any) -> dict[str, Any]:
+    return {**SPENT, **changes}
+
+
+def problem(answer: Answer) -> str:
+    """The kind of a problem document."""
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    kind: str = answer.json["type"]
+    return kind.removeprefix("urn:loyalty-relay:problem:")
+
+
+# -- documented examples
+
+
+async def test_rate_stands_under_every_name_that_the_setting_lists(tmp_path: Path) -> None:
+    async with checkout(tmp_path, {"loyalty_rate_fields": "rate,value"}, points=0) as (relay, _):
+        answer = await relay.call("GET", "points-rate", {"currency": "EUR", "type": PROGRAM})
+        assert (answer.status, answer.body) == (200, b'{"rate":0.01,"value":0.01}')
+
+
+async def test_rate_that_no_setting_names_is_asked_of_splio(tmp_path: Path) -> None:
+    async with checkout(tmp_path, points=0) as (relay, _):
+        answer = await relay.call("GET", "points-rate", {"currency": "USD", "type": PROGRAM})
+        assert answer.status in (200, 404), answer
+        unknown = await relay.call("GET", "points-rate", {"currency": "EUR", "type": "club"})
+        assert (unknown.status, problem(unknown)) == (404, "unknown-program")
+
+
+async def test_balance_is_what_splio_says_less_what_is_held(tmp_path: Path) -> None:
+    """Without rewards a capture is a hold until a person ends it."""
+    async with checkout(tmp_path, {"debit_by": "hold"}) as (relay, splio):
+        answer = await relay.call("PUT", "capture", SPENT)
+        assert (answer.status, answer.body) == (200, b"{}")
+        assert await balance(relay) == 1500
+        assert await relay.requests("reward.grant") == 0
+        over = await relay.call("POST", "capture", spent(transactionKey="k2", amount="1600.0"))
+        assert over.status == 200
+        assert await balance(relay) == 0
+        assert relay.metric("relay_captures_over_balance_total") == 1
+        assert (await splio.statement())["requests"].get("reward.grant") is None
+
+
+async def test_captured_points_are_taken_by_rewards_and_count_once(tmp_path: Path) -> None:
+    async with checkout(tmp_path) as (relay, splio):
+        await relay.call("PUT", "capture", spent(amount=1234))
+        seen = set()
+        for _ in range(40):
+            seen.add(await balance(relay))
+            await asyncio.sleep(0.02)
+        await relay.rest()
+        await no_holds(relay)
+        assert seen == {1266}
+        assert await balance(relay) == 1266
+        grants = [row["reason_msg"] for row in await splio.attributions()]
+        assert sorted(set(grants)) == sorted(
+            f"main:debit:{PROGRAM}:{SPENT['transactionKey']}:1:{worth}"
+            for worth in (1, 10, 100, 1000)
+        )
+        assert len(grants) == 1 + 2 + 3 + 4
+        assert relay.metric("relay_points_taken_total") == 1234
+
+
+async def test_capture_of_another_amount_under_a_known_key_is_a_conflict(tmp_path: Path) -> None:
+    async with checkout(tmp_path, {"debit_by": "hold"}) as (relay, _):
+        for _ in range(3):
+            assert (await relay.call("PUT", "capture", SPENT)).status == 200
+        other = await relay.call("PUT", "capture", spent(amount=999))
+        assert (other.status, problem(other)) == (409, "conflict")
+        assert await balance(relay) == 1500
+        (letter,) = await relay.dead_letters()
+        assert (letter["reason"], letter["event_type"]) == ("conflict", "loyalty-capture")
+        operator = {"ids": [letter["id"]]}
+        replay = await relay.operate("POST", "/api/dead-letters/replay", operator)
+        assert "not planned again" in replay.body.decode()
+
+
+async def test_refund_of_a_debited_capture_is_credited_once(tmp_path: Path) -> None:
+    async with checkout(tmp_path) as (relay, splio):
+        await relay.call("PUT", "capture", SPENT)
+        await relay.rest()
+        for _ in range(3):
+            answer = await relay.call("POST", "refund", spent(amount=400, transactionKey="r1"))
+            assert (answer.status, answer.body) == (200, b"{}")
+        too_much = await relay.call("PUT", "refund", spent(amount=601, transactionKey="r2"))
+        assert (too_much.status, problem(too_much)) == (409, "more-than-captured")
+        await relay.rest()
+        await no_holds(relay)
+        await until_balance(relay, 1900)
+        ours = [row for row in await splio.credits() if row["context"].startswith("main:")]
+        assert [(row["context"], row["nq_points"]) for row in ours] == [
+            (f"main:refund:{PROGRAM}:r1", 400)
+        ]
+
+
+async def test_refund_before_its_capture_waits_for_it(tmp_path: Path) -> None:
+    async with checkout(tmp_path) as (relay, splio):
+        early = await relay.call("POST", "refund", spent(amount=400, transactionKey="r1"))
+        assert early.status == 200
+        assert await balance(relay) == 2500
+        await relay.call("PUT", "capture", SPENT)
+        await relay.rest()
+        await no_holds(relay)
+        await until_balance(relay, 1900)
+        assert len(await splio.credits()) == 1  # the gift
+
+
+# -- cards and customers
+
+
+@pytest.mark.parametrize("name", ["cardKey", "cardNumber", "loyaltyNumber", "number"])
+async def test_card_is_taken_under_every_name(tmp_path: Path, name: str) -> None:
+    async with checkout(tmp_path, points=0) as (relay, _):
+        for number in (CARD, int(CARD)):
+            answer = await relay.call("POST", "validate", {name: number, "type": PROGRAM})
+            assert (answer.status, answer.json) == (200, {"valid": True})
+
+
+async def test_card_that_is_not_good_is_told_with_the_status_set(tmp_path: Path) -> None:
+    settings = {"loyalty_invalid_status": "404", "loyalty_card_form": "ean13"}
+    async with checkout(tmp_path, settings, points=0) as (relay, _):
+        for number in ("2171707962081", "abc"):
+            answer = await relay.call("POST", "validate", {"cardKey": number, "type": PROGRAM})
+            assert (answer.status, answer.json) == (404, {"valid": False})
+        assert await relay.requests("member.read") == 0  # the form told it
+
+
+async def test_same_customer_gets_the_same_card_however_often_asked(tmp_path: Path) -> None:
+    async with checkout(tmp_path, points=0) as (relay, splio):
+        asked = [
+            relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER}),
+            relay.call("POST", "register", {"type": PROGRAM, **CUSTOMER}),
+            relay.call(
+                "POST", "register", {"type": PROGRAM, **CUSTOMER, "email": "camille@example.COM"}
+            ),
+        ]
+        answers = await asyncio.gather(*asked)
+        assert {answer.status for answer in answers} <= {200, 201, 503}
+        assert [answer.status for answer in answers].count(201) == 1
+        again = await relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER})
+        cards = {answer.json["cardKey"] for answer in (*answers, again) if answer.status < 300}
+        assert again.status == 200
+        assert len(cards) == 1
+        (card,) = cards
+        verified = {"cardNumber": card, "type": PROGRAM, "email": "CAMILLE@example.com"}
+        assert (await relay.call("POST", "verify", verified)).json == {"valid": True}
+        verified["email"] = "ada@example.com"
+        assert (await relay.call("POST", "verify", verified)).json == {"valid": False}
+        assert await relay.requests("member.create") == 1
+        del splio
+
+
+async def test_lost_reply_of_a_registration_makes_no_second_card(tmp_path: Path) -> None:
+    async with checkout(tmp_path, points=0) as (relay, splio):
+        splio.add_fault(FaultRule("member.create", "lost_reply", count=1))
+        lost = await relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER})
+        assert (lost.status, problem(lost)) == (503, "unavailable")
+        again = await relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER})
+        assert again.status == 200
+        await relay.rest()
+        assert await relay.requests("member.create") == 1
+
+
+# -- collects
+
+
+async def test_collect_books_once_with_the_webhook_of_its_order(tmp_path: Path) -> None:
+    (order,) = generate_orders(3, 1, customers=1, products=1)
+    payload = order["payload"]
+    payload["loyaltyCard"] = {"loyaltyCardNumber": CARD, "points": 177, "provider": "splio"}
+    fields = {"cardKey": CARD, "type": PROGRAM, "points": 177, "orderId": payload["id"]}
+    async with checkout(tmp_path, {"points_from": "collect"}, points=0) as (relay, splio):
+        await relay.post(order)
+        for _ in range(2):
+            assert (await relay.call("POST", "collect", fields)).status == 200
+        other = await relay.call("POST", "collect", {**fields, "points": 178})
+        assert (other.status, problem(other)) == (409, "conflict")
+        await relay.rest()
+        (credit,) = await splio.credits()
+        assert (credit["context"], credit["nq_points"]) == (
+            f"main:earn:{payload['id']}",
+            177,
+        )
+
+
+async def test_collect_is_counted_where_another_way_books(tmp_path: Path) -> None:
+    fields = {"cardKey": CARD, "type": PROGRAM, "amount": 177, "orderId": 7}
+    async with checkout(tmp_path, points=0) as (relay, _):
+        answer = await relay.call("POST", "collect", fields)
+        assert (answer.status, answer.body) == (200, b"{}")
+        assert not await relay.effects()
+        assert relay.metric("relay_points_booked_elsewhere_total") == 177
+
+
+# -- what cannot be answered
+
+
+async def test_amounts_need_their_unit(tmp_path: Path) -> None:
+    async with checkout(tmp_path, points=0) as (relay, _):
+        settings = relay.runtime.settings
+        assert settings.loyalty_amount_unit == "points"
+    unset = {"loyalty_amount_unit": "money", "loyalty_rates": f"{PROGRAM}:EUR=0.01"}
+    async with checkout(tmp_path, unset, points=0) as (relay, _):
+        await relay.call("PUT", "capture", spent(amount=1500))
+        (effect,) = [item for item in await relay.effects() if item["kind"] == "capture"]
+        assert effect["points"] == 1500  # 15.00 EUR at 0.01
+        other = await relay.call("PUT", "capture", spent(transactionKey="k2", currencyCode="USD"))
+        assert other.status in (200, 503)
+
+
+@pytest.mark.parametrize(
+    ("amount", "status"),
+    [
+        (0, 422),
+        (-1, 422),
+        (1.5, 422),
+        ("1,5", 422),
+        ("ten", 422),
+        (True, 422),
+        (10**18, 200),
+        (10**19, 422),
+        ("12.0", 200),
+        (None, 400),
+    ],
+)
+async def test_amounts_are_positive_whole_numbers(tmp_path: Path, amount: Any, status: int) -> None:
+    async with checkout(tmp_path, points=0) as (relay, _):
+        answer = await relay.call("PUT", "capture", spent(amount=amount))
+        assert answer.status == status
+        if status != 200:
+            assert answer.json["parameter"] == "amount"
+        if amount == 10**18:
+            held = await relay.effects(State.HELD)
+            assert [item["reason"] for item in held] == ["points_over_limit"]
+
+
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        (b"", "type"),
+        (b"nonsense", "body"),
+        (b"[]", "body"),
+        ({"type": PROGRAM}, "cardKey"),
+        ({"type": PROGRAM, "cardKey": CARD, "cardNumber": OTHER_CARD}, "cardNumber"),
+        ({"type": PROGRAM, "cardKey": "../admin"}, None),
+    ],
+)
+async def test_call_that_cannot_be_understood_names_what_is_missing(
+    tmp_path: Path, body: Any, names: str | None
+) -> None:
+    settings = {"loyalty_programs": f"{PROGRAM}=1,other=2"}
+    async with checkout(tmp_path, settings, points=0) as (relay, _):
+        answer = await relay.call("POST", "validate", body)
+        if names is None:
+            assert (answer.status, answer.json) == (200, {"valid": False})
+        else:
+            assert (answer.status, problem(answer)) == (400, "not-understood")
+            assert answer.json["parameter"] == names
+
+
+async def test_wrong_tokens_and_tokens_of_other_operations_are_refused(tmp_path: Path) -> None:
+    settings = {"loyalty_tokens": "balance=one,capture=two,capture=three"}
+    async with checkout(tmp_path, settings, points=0) as (relay, _):
+        for headers in (
+            {"Authorization": "Bearer two"},
+            {"Authorization": "three"},
+            {"Authorization": "", "X-Access-Token": "two"},
+        ):
+            answer = await relay.call("PUT", "capture", SPENT, **headers)
+            assert answer.status == 200
+        for token in ("one", "four", ""):
+            wrong = await relay.call("PUT", "capture", SPENT, Authorization=f"Bearer {token}")
+            assert (wrong.status, problem(wrong)) == (401, "unauthorized")
+
+
+async def test_unknown_card_and_splio_away(tmp_path: Path) -> None:
+    async with checkout(tmp_path, {"balance_fresh": "0s"}) as (relay, splio):
+        unknown = await relay.call("GET", "balance", {"cardKey": "123", "type": PROGRAM})
+        assert (unknown.status, problem(unknown)) == (404, "unknown-card")
+        splio.add_fault(FaultRule("member.balance", "status", count=1000, status=503))
+        assert await balance(relay) == 2500  # the last known value
+        new = await relay.call("GET", "balance", {"cardKey": OTHER_CARD, "type": PROGRAM})
+        assert (new.status, problem(new)) == (503, "unavailable")
+        assert int(new.headers["Retry-After"]) >= 1
+        assert (await relay.call("PUT", "capture", SPENT)).status == 200
+        assert await balance(relay) == 1500
