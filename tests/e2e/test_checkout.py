@@ -13,6 +13,7 @@ from service.domain.effects import State
 from service.sandbox.faults import FaultRule
 from service.sandbox.scayle import generate_orders
 from service.sandbox.splio import SplioSandbox
+from tests.harness.place import make_place
 from tests.harness.relay import Answer, Relay, running_relay, running_sandbox
 from tests.harness.waiting import until
 
@@ -28,6 +29,21 @@ SPENT: Final[Mapping[str, Any]] = {
     "transactionKey": "4bd1f0a97c2e5518d3aa06e9b7c1",
 }
 CUSTOMER: Final = {"id": 48213, "email": "Camille@Example.com", "firstName": "Camille"}
+
+
+@pytest.fixture(params=["embedded", "servers"])
+async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, str]:
+    """The settings of log and ledger: two files, or Kafka and PostgreSQL."""
+    if request.param == "embedded":
+        return {}
+    place = await make_place(
+        tmp_path,
+        log="kafka",
+        ledger="postgres",
+        kafka=request.getfixturevalue("kafka_server"),
+        postgres=request.getfixturevalue("postgres_server"),
+    )
+    return {name.removeprefix("RELAY_").lower(): value for name, value in place.environment.items()}
 
 
 @asynccontextmanager
@@ -113,9 +129,11 @@ async def test_rate_that_no_setting_names_is_asked_of_splio(tmp_path: Path) -> N
         assert (unknown.status, problem(unknown)) == (404, "unknown-program")
 
 
-async def test_balance_is_what_splio_says_less_what_is_held(tmp_path: Path) -> None:
+async def test_balance_is_what_splio_says_less_what_is_held(
+    tmp_path: Path, stores: Mapping[str, str]
+) -> None:
     """Without rewards a capture is a hold until a person ends it."""
-    async with checkout(tmp_path, {"debit_by": "hold"}) as (relay, splio):
+    async with checkout(tmp_path, {**stores, "debit_by": "hold"}) as (relay, splio):
         answer = await relay.call("PUT", "capture", SPENT)
         assert (answer.status, answer.body) == (200, b"{}")
         assert await balance(relay) == 1500
@@ -127,8 +145,10 @@ async def test_balance_is_what_splio_says_less_what_is_held(tmp_path: Path) -> N
         assert (await splio.statement())["requests"].get("reward.grant") is None
 
 
-async def test_captured_points_are_taken_by_rewards_and_count_once(tmp_path: Path) -> None:
-    async with checkout(tmp_path) as (relay, splio):
+async def test_captured_points_are_taken_by_rewards_and_count_once(
+    tmp_path: Path, stores: Mapping[str, str]
+) -> None:
+    async with checkout(tmp_path, stores) as (relay, splio):
         await relay.call("PUT", "capture", spent(amount=1234))
         seen = set()
         for _ in range(40):
@@ -147,8 +167,10 @@ async def test_captured_points_are_taken_by_rewards_and_count_once(tmp_path: Pat
         assert relay.metric("relay_points_taken_total") == 1234
 
 
-async def test_capture_of_another_amount_under_a_known_key_is_a_conflict(tmp_path: Path) -> None:
-    async with checkout(tmp_path, {"debit_by": "hold"}) as (relay, _):
+async def test_capture_of_another_amount_under_a_known_key_is_a_conflict(
+    tmp_path: Path, stores: Mapping[str, str]
+) -> None:
+    async with checkout(tmp_path, {**stores, "debit_by": "hold"}) as (relay, _):
         for _ in range(3):
             assert (await relay.call("PUT", "capture", SPENT)).status == 200
         other = await relay.call("PUT", "capture", spent(amount=999))
@@ -161,8 +183,10 @@ async def test_capture_of_another_amount_under_a_known_key_is_a_conflict(tmp_pat
         assert "not planned again" in replay.body.decode()
 
 
-async def test_refund_of_a_debited_capture_is_credited_once(tmp_path: Path) -> None:
-    async with checkout(tmp_path) as (relay, splio):
+async def test_refund_of_a_debited_capture_is_credited_once(
+    tmp_path: Path, stores: Mapping[str, str]
+) -> None:
+    async with checkout(tmp_path, stores) as (relay, splio):
         await relay.call("PUT", "capture", SPENT)
         await relay.rest()
         for _ in range(3):
@@ -179,8 +203,10 @@ async def test_refund_of_a_debited_capture_is_credited_once(tmp_path: Path) -> N
         ]
 
 
-async def test_refund_before_its_capture_waits_for_it(tmp_path: Path) -> None:
-    async with checkout(tmp_path) as (relay, splio):
+async def test_refund_before_its_capture_waits_for_it(
+    tmp_path: Path, stores: Mapping[str, str]
+) -> None:
+    async with checkout(tmp_path, stores) as (relay, splio):
         early = await relay.call("POST", "refund", spent(amount=400, transactionKey="r1"))
         assert early.status == 200
         assert await balance(relay) == 2500
@@ -211,8 +237,10 @@ async def test_card_that_is_not_good_is_told_with_the_status_set(tmp_path: Path)
         assert await relay.requests("member.read") == 0  # the form told it
 
 
-async def test_same_customer_gets_the_same_card_however_often_asked(tmp_path: Path) -> None:
-    async with checkout(tmp_path, points=0) as (relay, splio):
+async def test_same_customer_gets_the_same_card_however_often_asked(
+    tmp_path: Path, stores: Mapping[str, str]
+) -> None:
+    async with checkout(tmp_path, stores, points=0) as (relay, splio):
         asked = [
             relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER}),
             relay.call("POST", "register", {"type": PROGRAM, **CUSTOMER}),
@@ -236,8 +264,10 @@ async def test_same_customer_gets_the_same_card_however_often_asked(tmp_path: Pa
         del splio
 
 
-async def test_lost_reply_of_a_registration_makes_no_second_card(tmp_path: Path) -> None:
-    async with checkout(tmp_path, points=0) as (relay, splio):
+async def test_lost_reply_of_a_registration_makes_no_second_card(
+    tmp_path: Path, stores: Mapping[str, str]
+) -> None:
+    async with checkout(tmp_path, stores, points=0) as (relay, splio):
         splio.add_fault(FaultRule("member.create", "lost_reply", count=1))
         lost = await relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER})
         assert (lost.status, problem(lost)) == (503, "unavailable")
@@ -250,12 +280,14 @@ async def test_lost_reply_of_a_registration_makes_no_second_card(tmp_path: Path)
 # -- collects
 
 
-async def test_collect_books_once_with_the_webhook_of_its_order(tmp_path: Path) -> None:
+async def test_collect_books_once_with_the_webhook_of_its_order(
+    tmp_path: Path, stores: Mapping[str, str]
+) -> None:
     (order,) = generate_orders(3, 1, customers=1, products=1)
     payload = order["payload"]
     payload["loyaltyCard"] = {"loyaltyCardNumber": CARD, "points": 177, "provider": "splio"}
     fields = {"cardKey": CARD, "type": PROGRAM, "points": 177, "orderId": payload["id"]}
-    async with checkout(tmp_path, {"points_from": "collect"}, points=0) as (relay, splio):
+    async with checkout(tmp_path, {**stores, "points_from": "collect"}, points=0) as (relay, splio):
         await relay.post(order)
         for _ in range(2):
             assert (await relay.call("POST", "collect", fields)).status == 200
@@ -359,8 +391,8 @@ async def test_wrong_tokens_and_tokens_of_other_operations_are_refused(tmp_path:
             assert (wrong.status, problem(wrong)) == (401, "unauthorized")
 
 
-async def test_unknown_card_and_splio_away(tmp_path: Path) -> None:
-    async with checkout(tmp_path, {"balance_fresh": "0s"}) as (relay, splio):
+async def test_unknown_card_and_splio_away(tmp_path: Path, stores: Mapping[str, str]) -> None:
+    async with checkout(tmp_path, {**stores, "balance_fresh": "0s"}) as (relay, splio):
         unknown = await relay.call("GET", "balance", {"cardKey": "123", "type": PROGRAM})
         assert (unknown.status, problem(unknown)) == (404, "unknown-card")
         splio.add_fault(FaultRule("member.balance", "status", count=1000, status=503))
