@@ -121,7 +121,7 @@ _READ_ONE: Final = (
 )
 _READ_REFUNDS: Final = (
     "SELECT effect_key, state, reason, points, settled_at FROM effects INDEXED BY effects_of_calls "
-    "WHERE kind IN ('capture', 'debit', 'refund') AND order_key = ? AND kind = 'refund' "
+    "WHERE kind IN ('capture', 'debit', 'refund', 'member') AND order_key = ? AND kind = 'refund' "
     "ORDER BY effect_key"
 )
 

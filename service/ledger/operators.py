@@ -34,7 +34,7 @@ _READ_OF_ORDER: Final = (
 )
 _READ_OF_CALLS: Final = (
     f"SELECT {_COLUMNS} FROM effects INDEXED BY effects_of_calls "
-    "WHERE kind IN ('capture', 'debit', 'refund') AND order_key = ?"
+    "WHERE kind IN ('capture', 'debit', 'refund', 'member') AND order_key = ?"
 )
 _READ_ATTEMPTS: Final = (
     "SELECT attempt, started_at, ended_at, outcome, result, reason, status, detail, by "

@@ -66,6 +66,6 @@ DROP INDEX effects_unseen;
 CREATE INDEX effects_unseen ON effects (settled_at)
     WHERE state = 'applied' AND kind IN ('earn', 'refund') AND seen_at IS NULL;
 
--- What belongs to an order and does not name it in its key.
+-- What belongs to an order, or a customer, and does not name it in its key.
 CREATE INDEX effects_of_calls ON effects (order_key)
-    WHERE kind IN ('capture', 'debit', 'refund');
+    WHERE kind IN ('capture', 'debit', 'refund', 'member');

@@ -1,0 +1,90 @@
+"""SCAYLE Checkout's calls in a process that only receives, beside one that consumes."""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from service.domain.effects import OPEN_STATES
+from service.ledger.postgres_schema import migrate
+from service.runtime import Runtime, open_runtime
+from service.sandbox.scayle import generate_orders
+from service.settings import load_settings
+from service.stores import Role
+from tests.e2e.test_checkout import CARD, PROGRAM, SPENT, give
+from tests.harness.kafka_server import KafkaServer
+from tests.harness.place import make_place
+from tests.harness.postgres_server import PostgresServer
+from tests.harness.relay import BRISK, PASSWORD, Relay, environment, running_sandbox
+from tests.harness.waiting import until
+
+_TOKENS: Final = {
+    "RELAY_LOYALTY_TOKENS": f"*={PASSWORD}",
+    "RELAY_SPLIO_API_KEY": "sandbox-api-key",
+    "RELAY_WEBHOOK_CREDENTIALS": f"scayle:{PASSWORD}",
+}
+
+
+async def _nothing_open(runtime: Runtime) -> bool:
+    page = await runtime.operations.list_effects(states=OPEN_STATES)
+    return not page.items
+
+
+async def test_receiver_takes_webhooks_before_its_ledger_is_there_and_captures_after(
+    tmp_path: Path, kafka_server: KafkaServer, postgres_server: PostgresServer
+) -> None:
+    place = await make_place(
+        tmp_path, log="kafka", ledger="postgres", kafka=kafka_server, postgres=postgres_server
+    )
+    not_migrated = postgres_server.new_database()
+    (order,) = generate_orders(3, 1, customers=1, products=1)
+    async with running_sandbox(tmp_path, grants_visible_after_s=0.1) as sandbox:
+        environ = {
+            **environment(tmp_path, {"splio_url": sandbox.url, "balance_fresh": "0s"}),
+            **place.environment,
+            **_TOKENS,
+            "RELAY_LEDGER_URL": not_migrated,
+        }
+        settings = load_settings(environ, sandbox=True)
+        async with (
+            open_runtime(settings, role=Role.RECEIVE, pace=BRISK) as runtime,
+            aiohttp.ClientSession() as session,
+        ):
+            receiver = Relay(runtime, sandbox, session)
+            assert (await receiver.post(order)).status == 200
+            early = await receiver.call("PUT", "capture", SPENT)
+            assert early.status == 503
+            assert int(early.headers["Retry-After"]) >= 1
+            ready = await receiver.operate("GET", "/readyz")
+            assert (ready.status, ready.json["degraded"]) == (200, ["checkout_away"])
+            migrate(not_migrated)
+            async with open_runtime(settings, role=Role.CONSUME, pace=BRISK) as consumer:
+                stop = asyncio.Event()
+                consuming = asyncio.create_task(consumer.run(stop))
+                await give(sandbox, CARD, 2500)
+
+                async def is_taken() -> bool:
+                    return (await receiver.call("PUT", "capture", SPENT)).status == 200
+
+                await until(is_taken, what="the capture is taken", timeout_s=15)
+                balance = {"cardKey": CARD, "type": PROGRAM}
+
+                async def is_spent() -> bool:
+                    answer = await receiver.call("GET", "balance", balance)
+                    return answer.status == 200 and answer.json == {"balance": 1500}
+
+                await until(is_spent, what="the points are spent", timeout_s=10)
+
+                async def is_debited() -> bool:
+                    return await _nothing_open(consumer) and bool(await sandbox.attributions())
+
+                await until(is_debited, what="the consumer took the points", timeout_s=15)
+                assert await is_spent()
+                shapes = (await receiver.operate("GET", "/api/shapes")).json["items"]
+                assert {"loyalty:capture", "webhook:order-confirmed"} <= {
+                    shape["source"] for shape in shapes
+                }
+                stop.set()
+                await consuming
+            await receiver.stop()
