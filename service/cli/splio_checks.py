@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
+from service.cli.checkout_checks import check_checkout
 from service.cli.checks import Finding, fail, ok, warn
+from service.cli.probing import failed
 from service.configuration import splio_config
 from service.domain.effects import Lane
 from service.settings import Settings
@@ -11,15 +13,6 @@ from service.splio.probe import ProbeError, Program, SplioProbe, open_probe
 
 _CLOCK_WARN_S: Final = 5.0  # the header tells whole seconds, and the reply takes its time
 _CLOCK_FAIL_S: Final = 60.0  # tokens and the times of orders would be wrong
-
-_ADVICE: Final = {
-    "not_connected": "check RELAY_SPLIO_URL, the network and the firewall",
-    "no_answer": "try again; if it lasts, ask Splio",
-    "key_refused": "check RELAY_SPLIO_API_KEY; a key belongs to one universe",
-    "rate_limited": "something else uses Splio's limits from this address; try again",
-    "refused": "check RELAY_SPLIO_URL, and the rights of the API user",
-    "unreadable": "check that RELAY_SPLIO_URL is Splio's API",
-}
 
 
 async def check_splio(settings: Settings) -> AsyncIterator[Finding]:
@@ -35,7 +28,7 @@ async def check_splio(settings: Settings) -> AsyncIterator[Finding]:
             await probe.authenticate()
             await probe.ping()
         except ProbeError as error:
-            yield _failed("splio", error)
+            yield failed("splio", error)
             return
         yield ok("splio", f"{settings.splio_url} lets us in")
         async for finding in _check_universe(probe, settings):
@@ -49,12 +42,14 @@ async def _check_universe(probe: SplioProbe, settings: Settings) -> AsyncIterato
     try:
         yield check_unique_key(await probe.unique_key(), settings)
     except ProbeError as error:
-        yield _failed("unique key", error)
+        yield failed("unique key", error)
     try:
         for finding in check_programs(await probe.programs(), settings):
             yield finding
     except ProbeError as error:
-        yield _failed("programme", error)
+        yield failed("programme", error)
+    async for finding in check_checkout(probe, settings):
+        yield finding
     for store in sorted(_stores(settings)):
         try:
             if await probe.has_store(store):
@@ -66,7 +61,7 @@ async def _check_universe(probe: SplioProbe, settings: Settings) -> AsyncIterato
                     " right",
                 )
         except ProbeError as error:
-            yield _failed("store", error)
+            yield failed("store", error)
 
 
 def check_unique_key(unique_key: str, settings: Settings) -> Finding:
@@ -156,11 +151,6 @@ def check_limits(seen: Mapping[Lane, float], settings: Settings) -> Iterator[Fin
             )
         else:
             yield ok("limits", f"Splio names {limit:g} for {lane}, {ours[lane]:g} is kept")
-
-
-def _failed(check: str, error: ProbeError) -> Finding:
-    advice = _ADVICE.get(error.reason, "ask Splio")
-    return fail(check, f"{error.reason}: {error.detail}; {advice}")
 
 
 def _stores(settings: Settings) -> set[str]:

@@ -40,6 +40,15 @@ class Program:
     name: str
     is_running: bool
     subscribes_automatically: bool
+    makes_card_codes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What matters of a reward that takes points; `price` is in NQ points, None when not told."""
+
+    price: int | None
+    is_limited: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,21 @@ class SplioProbe:
             return False
         _object(_accepted(reply))
         return True
+
+    async def reward(self, external_id: str) -> Reward | None:
+        """The definition of a reward, None when the universe does not know it."""
+        path = f"/loyalty/v1/rewards/{quote(external_id, safe='')}"
+        reply = await self._get(path, Lane.OTHER)
+        if reply.status == _NOT_FOUND and any(
+            "not found" in error.description.lower() for error in parse_errors(reply.body)
+        ):
+            return None
+        document = _object(_accepted(reply))
+        price = document.get("nqp_value")
+        return Reward(
+            price=price if type(price) is int else None,
+            is_limited=document.get("limited") is True,
+        )
 
     async def _get(self, path: str, lane: Lane) -> _Reply:
         return await self._request("GET", path, lane)
@@ -214,6 +238,7 @@ def _program(element: Mapping[str, Any]) -> Program:
         name=name if isinstance(name, str) else "",
         is_running=element.get("status") == "running",
         subscribes_automatically=element.get("automatic_subscription") is True,
+        makes_card_codes=element.get("auto_generated_card_code") is not False,
     )
 
 

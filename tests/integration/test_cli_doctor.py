@@ -81,6 +81,32 @@ async def test_what_does_not_fit_the_universe_fails(
     assert findings["guests"][0]["result"] == "warn"
 
 
+async def test_checkout_is_checked_with_the_price_of_each_reward(
+    tmp_path: Path, api: OperationsApiServer
+) -> None:
+    checkout = {
+        "LOYALTY_PROGRAMS": "club=1,codes=2,draft=3,none=9",
+        "DEBIT_BY": "reward",
+        "DEBIT_REWARDS": "1=PT1,20=PT10,100=PT100,500=PT500",
+    }
+    async with open_splio_sandbox(SplioSandboxSettings(path=f"{tmp_path}/books.db")) as splio:
+        code, findings = await examine(tmp_path, splio.url, api.port, **checkout)
+    assert code == 1
+    assert [row["result"] for row in findings["amounts"]] == ["fail"]
+    assert [row["result"] for row in findings["checkout"]] == ["ok", "warn", "fail", "fail"]
+    assert [row["result"] for row in findings["debits"]] == ["ok", "fail", "ok", "fail"]
+    assert "costs 10 points and not 20" in findings["debits"][1]["says"]
+
+
+async def test_holds_need_no_reward(tmp_path: Path, api: OperationsApiServer) -> None:
+    checkout = {"LOYALTY_PROGRAMS": "club=1", "LOYALTY_AMOUNT_UNIT": "money"}
+    async with open_splio_sandbox(SplioSandboxSettings(path=f"{tmp_path}/books.db")) as splio:
+        code, findings = await examine(tmp_path, splio.url, api.port, **checkout)
+    assert code == 0
+    assert [row["result"] for row in findings["amounts"]] == ["warn"]
+    assert [row["result"] for row in findings["debits"]] == ["ok"]
+
+
 async def test_a_refused_key_ends_the_questions_to_splio(
     tmp_path: Path, api: OperationsApiServer
 ) -> None:

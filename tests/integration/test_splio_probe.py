@@ -76,12 +76,15 @@ async def test_each_request_carries_the_token_and_an_exact_path() -> None:
 
 async def test_programmes_are_read_whatever_their_id_is_written_as() -> None:
     elements = [
-        {"id": "2", "name": "B", "status": "draft"},
+        {"id": "2", "name": "B", "status": "draft", "auto_generated_card_code": False},
         {"id": 1, "name": "A", "status": "running", "automatic_subscription": True},
     ]
     async with open_splio_server() as server:
         programs = await outcome(server, SplioProbe.programs, reply(200, {"elements": elements}))
-    assert programs == (Program(1, "A", True, True), Program(2, "B", False, False))
+    assert programs == (
+        Program(1, "A", True, True, makes_card_codes=True),
+        Program(2, "B", False, False, makes_card_codes=False),
+    )
 
 
 async def test_an_unknown_store_is_told_from_a_wrong_address() -> None:

@@ -10,9 +10,9 @@ from service.domain.effects import Lane
 from service.settings import Settings, load_settings
 from service.splio.probe import Program
 
-CLUB = Program(1, "Club", True, False)
-ENROLLING = Program(2, "Partner", True, True)
-DRAFT = Program(3, "Next", False, False)
+CLUB = Program(1, "Club", True, False, makes_card_codes=True)
+ENROLLING = Program(2, "Partner", True, True, makes_card_codes=True)
+DRAFT = Program(3, "Next", False, False, makes_card_codes=True)
 
 
 def settings(**variables: str) -> Settings:
