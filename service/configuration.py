@@ -127,6 +127,11 @@ def splio_rates(settings: Settings) -> dict[Lane, Rate]:
     return {lane: rate_of(limits[lane.value]) for lane in Lane if lane.value in limits}
 
 
+def reserves_checkout(settings: Settings) -> bool:
+    """Whether the checkout's calls have a part of Splio's limit to themselves."""
+    return False  # XXX: `bool(settings.loyalty_programs)`, once there is that setting
+
+
 def splio_config(settings: Settings, *, url: str) -> SplioConfig:
     """How to talk to the Splio at `url`, which is that of the settings or of the sandbox."""
     assert settings.splio_api_key is not None
@@ -136,6 +141,7 @@ def splio_config(settings: Settings, *, url: str) -> SplioConfig:
         api_key=settings.splio_api_key.get_secret_value(),
         points_kind=settings.points_kind,
         limits={lane: limits.get(lane.value) for lane in Lane},
+        reserves_checkout=reserves_checkout(settings),
         request_timeout_s=settings.request_timeout_s,
         contact_key=ContactKey(settings.splio_contact_key),
         timezone=settings.timezone,

@@ -173,11 +173,13 @@ class Reserved:
     """
     Slots of a lane of Splio, one an interval after the other.
 
-    `first_s` is on this process' monotonic clock, and off by `margin_s` at most.
+    `first_s` is on this process' monotonic clock, and off by `margin_s` at most. Slots that are
+    not `is_taken` were too far ahead, and are still anybody's.
     """
 
     first_s: float
     margin_s: float = 0.0
+    is_taken: bool = True
 
 
 class Permit(Protocol):

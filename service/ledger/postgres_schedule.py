@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 import psycopg
@@ -20,14 +22,21 @@ _LATE_S: Final = 0.25  # an answer may take so much longer than those before it
 _SAMPLES: Final = 64  # answers by which the two clocks are compared
 _FURTHEST_S: Final = 600.0  # a slot further away was set by a clock that was ahead
 _NOW: Final = "extract(epoch FROM clock_timestamp())::double precision"
+# A row's time, unless it makes no sense.
+_NEXT: Final = (
+    f"CASE WHEN schedule.next_at > {_NOW} + {_FURTHEST_S} THEN 0 ELSE schedule.next_at END"
+)
 # Guarantees: each slot is given out once, as the row is locked while it moves; an unused slot is
-# not saved up. Not waited for on disk: after a crash of the server the slots of its last half
-# second may be given out again, which the margin of the limiter and a 429 both bear.
+# not saved up, other than by a lead (?3) below 0. One that is further ahead than ?4 is not taken,
+# and its time is as of when the statement began: it is no earlier now. Not waited for on disk:
+# after a crash of the server the slots of its last half second may be given out again, which the
+# margin of the limiter and a 429 both bear.
 _RESERVE: Final = (
-    f"INSERT INTO schedule (lane, next_at) VALUES (?1, {_NOW} + ?2 + ?3) "
-    "ON CONFLICT (lane) DO UPDATE SET next_at = greatest("
-    f"CASE WHEN schedule.next_at > {_NOW} + {_FURTHEST_S} THEN 0 ELSE schedule.next_at END, "
-    f"{_NOW} + ?3) + ?2 RETURNING next_at - ?2, {_NOW}"
+    f"WITH taken AS (INSERT INTO schedule (lane, next_at) VALUES (?1, {_NOW} + ?2 + ?3) "
+    f"ON CONFLICT (lane) DO UPDATE SET next_at = greatest({_NEXT}, {_NOW} + ?3) + ?2 "
+    f"WHERE {_NEXT} <= {_NOW} + ?4 RETURNING next_at - ?2 AS first_at) "
+    f"SELECT first_at, {_NOW}, true FROM taken UNION ALL SELECT next_at, {_NOW}, false "
+    "FROM schedule WHERE lane = ?1 AND NOT EXISTS (SELECT FROM taken)"
 )
 _HOLD: Final = (
     f"INSERT INTO schedule (lane, next_at) VALUES (?1, {_NOW} + ?2) ON CONFLICT (lane) DO UPDATE "
@@ -86,26 +95,37 @@ class PostgresSchedule:
     def answers_in_s(self) -> float:
         return self._time.slowest_s
 
-    async def reserve(self, lane: Lane, *, count: int = 1, stretch: float = 1.0) -> Reserved:
+    async def reserve(
+        self, lane: Lane, *, count: int = 1, stretch: float = 1.0, ahead_s: float = math.inf
+    ) -> Reserved:
         """The next slots, however long the database is away: without one nothing may be sent."""
         taken_s = count * stretch * self._intervals[lane]
         while True:
             # What begins before the answer is here would be lost.
             lead_s = min(1.25 * self._time.slowest_s, _LATE_S)
-            first_s, _ = await self._run(_RESERVE, lane.value, taken_s, lead_s)
-            reserved = self._time.here(first_s)
-            if reserved.first_s + taken_s > self._clock.monotonic_s():
+            reserved = await self._move(lane.value, taken_s, lead_s, ahead_s)
+            if not reserved.is_taken or reserved.first_s + taken_s > self._clock.monotonic_s():
                 return reserved
+
+    async def right_of_way(self, lane: Lane, *, interval_s: float, saved_s: float) -> Reserved:
+        return await self._move(f"{lane.value}.checkout", interval_s, -saved_s, math.inf)
 
     async def hold(self, lane: Lane, *, seconds: float) -> None:
         await self._run(_HOLD, lane.value, float(seconds))
+
+    async def _move(self, row: str, taken_s: float, lead_s: float, ahead_s: float) -> Reserved:
+        while True:
+            answer = await self._run(_RESERVE, row, taken_s, lead_s, ahead_s)
+            if answer is not None:  # else the row was made while the statement ran
+                first_s, is_taken = answer
+                return replace(self._time.here(first_s), is_taken=is_taken)
 
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown()
 
-    async def _run(self, text: str, *parameters: str | float) -> tuple[float, float]:
+    async def _run(self, text: str, *parameters: str | float) -> tuple[float, bool] | None:
         loop = asyncio.get_running_loop()
         while True:
             try:
@@ -114,7 +134,7 @@ class PostgresSchedule:
                 logger.warning("slot.not_reserved", extra={"reason": str(error).partition("\n")[0]})
                 await self._clock.sleep(_RETRY_S)
 
-    def _execute(self, text: str, parameters: Sequence[str | float]) -> tuple[float, float]:
+    def _execute(self, text: str, parameters: Sequence[str | float]) -> tuple[float, bool] | None:
         raw = self._connection.open()
         if raw is not self._prepared:
             raw.execute("SET synchronous_commit = off")
@@ -122,11 +142,12 @@ class PostgresSchedule:
             self._time.forget()
         asked_s = self._clock.monotonic_s()
         cursor = self._connection.execute(text, parameters)
-        if not cursor.description:
-            return 0.0, 0.0
-        first_s, server_s = cursor.fetchone()
+        row = cursor.fetchone() if cursor.description else None
+        if row is None:
+            return None
+        first_s, server_s, is_taken = row
         self._time.note(server_s, asked_s=asked_s, answered_s=self._clock.monotonic_s())
-        return first_s, server_s
+        return first_s, is_taken
 
 
 @asynccontextmanager

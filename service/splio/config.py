@@ -29,6 +29,8 @@ class SplioConfig:
     Args:
         url: `https`, or `http` to loopback; a path in it goes before every path.
         limits: requests per second by lane; a lane that is missing or None has no limit.
+        reserves_checkout: a part of the limit of lane `other` goes first for the checkout's calls;
+            what they leave is everybody's.
         request_timeout_s: of requests that carry no deadline of their own.
         connect_timeout_s: for a connection, waiting for a free one included.
         keep_alive_s: idle connections are closed after this long. Shorter than any server we
@@ -44,6 +46,7 @@ class SplioConfig:
     api_key: str = field(repr=False)
     points_kind: PointsKind = "nq"
     limits: Mapping[Lane, float | None] = field(default_factory=lambda: DOCUMENTED_LIMITS)
+    reserves_checkout: bool = False
     request_timeout_s: float = 10.0
     connect_timeout_s: float = 5.0
     keep_alive_s: float = 4.0

@@ -40,6 +40,7 @@ class SplioPermit:
     grant: Grant
     breaker: Breaker
     is_probe: bool
+    is_reserved: bool = False
 
     def hand_back(self) -> None:
         self.grant.hand_back()
@@ -63,7 +64,11 @@ class Exchange:
         self._clock = clock
         self._metrics = metrics
         self._limiter = Limiter(
-            config.limits, clock, schedule=schedule, waits=metrics.limiter_waits
+            config.limits,
+            clock,
+            schedule=schedule,
+            reserved=(Lane.OTHER,) if config.reserves_checkout else (),
+            waits=metrics.limiter_waits,
         )
         self._breaker = Breaker(
             clock,
@@ -83,18 +88,23 @@ class Exchange:
         """The deadline of a request, begun now, that carries none of its own."""
         return self._clock.monotonic_s() + self._config.request_timeout_s
 
-    async def permit(self, lane: Lane) -> SplioPermit:
-        """Wait until the limiter has room in `lane` and the breaker lets requests through."""
+    async def permit(self, lane: Lane, *, reserved: bool = False) -> SplioPermit:
+        """
+        Wait until the limiter has room in `lane` and the breaker lets requests through.
+
+        Args:
+            reserved: of the lane's reserved part, if it has one: before all others.
+        """
         while True:
             is_probe = await self._breaker.wait()
             try:
-                grant = await self._limiter.grant(lane)
+                grant = await self._limiter.grant(lane, reserved=reserved)
             except asyncio.CancelledError:
                 if is_probe:
                     self._breaker.give_up_probe()
                 raise
             if is_probe or not self._breaker.is_open:
-                return SplioPermit(lane, grant, self._breaker, is_probe)
+                return SplioPermit(lane, grant, self._breaker, is_probe, reserved)
             grant.hand_back()  # it opened while we waited
 
     async def send(
@@ -144,7 +154,7 @@ class Exchange:
             return reply
         self._token.discard(authorization)
         headers["Authorization"] = await self._fetch_token(deadline_s)
-        permit = await self._second_permit(permit.lane, deadline_s)
+        permit = await self._second_permit(permit, deadline_s)
         try:
             return await self._exchange(
                 operation,
@@ -238,23 +248,25 @@ class Exchange:
                 raise
             raise RetryableError("unauthorized", error.detail, status=error.status) from error
 
-    async def _second_permit(self, lane: Lane, deadline_s: float) -> SplioPermit:
+    async def _second_permit(self, first: SplioPermit, deadline_s: float) -> SplioPermit:
         """For the repeat after a 401, which shows that the breaker is closed."""
+        lane, reserved = first.lane, first.is_reserved
         try:
             async with asyncio.timeout(deadline_s - self._clock.monotonic_s()):
-                grant = await self._limiter.grant(lane)
+                grant = await self._limiter.grant(lane, reserved=reserved)
         except TimeoutError as error:
             raise RetryableError("deadline_passed", "waited for a permit") from error
-        return SplioPermit(lane, grant, self._breaker, is_probe=False)
+        return SplioPermit(lane, grant, self._breaker, is_probe=False, is_reserved=reserved)
 
     async def _authenticate(self) -> str:
         """
-        A new token. It passes the breaker: who asks for it has a permit already.
+        A new token. It passes the breaker: who asks for it has a permit already, and goes first
+        in its lane, as the checkout may be among those who wait for it.
 
         Raises: LanePausedError `authentication_failed` when the key is refused.
         """
         operation = Operation.AUTHENTICATE
-        grant = await self._limiter.grant(Lane.OTHER)
+        grant = await self._limiter.grant(Lane.OTHER, reserved=True)
         permit = SplioPermit(Lane.OTHER, grant, self._breaker, is_probe=False)
         try:
             reply = await self._exchange(

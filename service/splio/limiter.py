@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from prometheus_client import Histogram
@@ -20,6 +20,11 @@ LEAD_S: Final = 0.1
 LATE_S: Final = JITTER_S / 2
 # Slots of a shared schedule taken at once are no more than this part of a window's.
 _MOST_AT_ONCE: Final = 0.25
+# Part of a lane's limit that may go before the rest of it, where that is asked for.
+RESERVED_SHARE: Final = 0.4
+# The others of such a lane take a slot only so long before they can make use of it: hardly one is
+# taken when somebody comes with the right of way, and who wakes up late still finds it.
+_WAKES_S: Final = 0.05
 _RESET_LIMIT_S: Final = 300.0  # of a 429; a longer one would be a mistake of somebody's
 
 
@@ -41,17 +46,22 @@ class Grant:
     A holder that does neither makes the lane slower for good.
     """
 
-    __slots__ = ("_lane", "lane", "slot")
+    __slots__ = ("_lane", "_right", "lane", "slot")
 
-    def __init__(self, lane: Lane, limit: "_LaneLimit | None", slot: Slot) -> None:
+    def __init__(
+        self, lane: Lane, limit: "_LaneLimit | None", slot: Slot, right: Slot | None = None
+    ) -> None:
         self.lane = lane
         self._lane = limit
+        self._right = right
         self.slot = slot
 
     def hand_back(self) -> None:
         """The request will not be written; the next waiter may have its slot. Repeatable."""
         if self._lane is not None:
             self._lane.take_back(self.slot)
+            if self._right is not None:
+                self._lane.spare_rights.append(self._right)
             self._lane = None
 
     def use(self) -> None:
@@ -75,7 +85,9 @@ class _LaneLimit:
         "margin_s",
         "outstanding",
         "rate",
+        "right_turn",
         "spare",
+        "spare_rights",
         "turn",
         "waiting",
         "written",
@@ -84,8 +96,10 @@ class _LaneLimit:
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
         self.turn = asyncio.Lock()  # first come, first served; a cancelled waiter steps out
+        self.right_turn = asyncio.Lock()  # the same for the reserved part
         self.gate = asyncio.Lock()
         self.spare: list[Slot] = []
+        self.spare_rights: list[Slot] = []
         self.came_back = asyncio.Event()
         self.written: deque[float] = deque(maxlen=rate.capacity)
         self.outstanding = 0
@@ -102,12 +116,7 @@ class _LaneLimit:
     def take_spare(self, now: float) -> Slot | None:
         """The earliest slot that was handed back and has not ended yet."""
         self.came_back.clear()
-        self.spare = [slot for slot in self.spare if slot.ends_s > now]
-        if not self.spare:
-            return None
-        slot = min(self.spare)
-        self.spare.remove(slot)
-        return slot
+        return _take_earliest(self.spare, now)
 
     def grant_opens_at(self, slot_s: float) -> float:
         """
@@ -129,6 +138,16 @@ class _LaneLimit:
         return max(self.written[0] + self.rate.window_s, self.held_until)
 
 
+def _take_earliest(spare: list[Slot], now: float) -> Slot | None:
+    """Remove what has ended, and return and remove the earliest of the rest."""
+    spare[:] = [slot for slot in spare if slot.ends_s > now]
+    if not spare:
+        return None
+    slot = min(spare)
+    spare.remove(slot)
+    return slot
+
+
 class Limiter:
     """
     Grants by lane in the order they were asked for; a lane without a limit grants at once.
@@ -136,8 +155,15 @@ class Limiter:
     Two guards: the schedule spaces the grants evenly, and the gate never lets more requests be
     written within a window than the limit allows, whatever delayed them since their grant.
 
+    A lane may have a reserved part, `RESERVED_SHARE` of its limit. Its requests need a right of
+    way first, of which there are so many a second and a window's worth saved up. With it they
+    take the lane's next slot at once, while the others take theirs when it is near: so they wait
+    for two slots at most, however many others wait, in however many processes. All slots that
+    they leave are for the others, who keep the rest of the limit in any case.
+
     Args:
         schedule: who owns the slots; in memory when None.
+        reserved: the lanes that have a reserved part.
         waits: observed with the seconds that each grant was waited for, by lane.
     """
 
@@ -147,6 +173,7 @@ class Limiter:
         clock: Clock,
         *,
         schedule: Schedule | None = None,
+        reserved: Collection[Lane] = (),
         waits: Mapping[Lane, Histogram] | None = None,
     ) -> None:
         rates = {lane: rate_of(limit) for lane, limit in limits.items() if limit is not None}
@@ -155,23 +182,42 @@ class Limiter:
         # Of a shared schedule the slot itself is waited for at the gate.
         self._lead_s = LEAD_S if self._schedule.is_shared else 0.0
         self._lanes = {lane: _LaneLimit(rate) for lane, rate in rates.items()}
+        self._reserved = reserved
         self._waits = waits or {}
 
-    async def grant(self, lane: Lane) -> Grant:
-        """Wait for a slot of `lane`. Cancelled, it gives the slot to the next waiter."""
+    async def grant(self, lane: Lane, *, reserved: bool = False) -> Grant:
+        """
+        Wait for a slot of `lane`. Cancelled, it gives the slot to the next waiter.
+
+        Args:
+            reserved: of the lane's reserved part, if it has one.
+        """
         limit = self._lanes.get(lane)
         if limit is None:
             self._observe(lane, 0.0)
             return Grant(lane, None, _ANY_TIME)
         asked_at = self._clock.monotonic_s()
-        limit.waiting += 1
-        try:
-            async with limit.turn:
-                slot, now = await self._wait_for_grant(lane, limit)
-        finally:
-            limit.waiting -= 1
+        right: Slot | None = None
+        if reserved and lane in self._reserved:
+            # One at a time, slot included: else many rights could pile up while the lane is held.
+            async with limit.right_turn:
+                right = await self._take_right(lane, limit)
+                try:
+                    while (wait_s := right.opens_s - self._clock.monotonic_s()) > 0:
+                        await self._clock.sleep(wait_s)
+                    slot, now = await self._wait_for_grant(lane, limit, goes_first=True)
+                except asyncio.CancelledError:
+                    limit.spare_rights.append(right)
+                    raise
+        else:
+            limit.waiting += 1
+            try:
+                async with limit.turn:
+                    slot, now = await self._wait_for_grant(lane, limit)
+            finally:
+                limit.waiting -= 1
         self._observe(lane, now - asked_at)
-        return Grant(lane, limit, slot)
+        return Grant(lane, limit, slot, right)
 
     async def pass_gate(self, grant: Grant, *, deadline_s: float) -> None:
         """
@@ -205,9 +251,28 @@ class Limiter:
             limit.written.append(self._clock.monotonic_s())
             grant.use()
 
-    async def _wait_for_grant(self, lane: Lane, limit: _LaneLimit) -> tuple[Slot, float]:
+    async def _take_right(self, lane: Lane, limit: _LaneLimit) -> Slot:
+        """When the next may go before those who have no right to; good for a window."""
+        right = _take_earliest(limit.spare_rights, self._clock.monotonic_s())
+        if right is not None:
+            return right
+        interval_s = limit.rate.interval_s / RESERVED_SHARE
+        window_s = limit.rate.window_s
+        reserved = await self._schedule.right_of_way(
+            lane, interval_s=interval_s, saved_s=max(0.0, window_s - interval_s)
+        )
+        return Slot(reserved.first_s, reserved.first_s + window_s)
+
+    async def _wait_for_grant(
+        self, lane: Lane, limit: _LaneLimit, *, goes_first: bool = False
+    ) -> tuple[Slot, float]:
         """The next slot, once it is time to get ready for it, and that time."""
-        slot = limit.take_spare(self._clock.monotonic_s()) or await self._reserve(lane, limit)
+        slot = limit.take_spare(self._clock.monotonic_s())
+        if slot is None:
+            ahead_s = math.inf
+            if lane in self._reserved and not goes_first:
+                ahead_s = self._lead_s + self._schedule.answers_in_s() + _WAKES_S
+            slot = await self._reserve(lane, limit, ahead_s=ahead_s)
         try:
             while True:
                 now = self._clock.monotonic_s()
@@ -225,9 +290,10 @@ class Limiter:
         limit.outstanding += 1
         return slot, now
 
-    async def _reserve(self, lane: Lane, limit: _LaneLimit) -> Slot:
+    async def _reserve(self, lane: Lane, limit: _LaneLimit, *, ahead_s: float = math.inf) -> Slot:
         """
-        The lane's next slot.
+        The lane's next slot, once it is no more than `ahead_s` ahead, or one that comes back
+        before.
 
         In memory it is good for a window, as the gate counts all that is written. Of a shared
         schedule it is short, and known no better than two clocks are compared: what they may
@@ -235,13 +301,23 @@ class Limiter:
         once for those who wait; the others are spare.
         """
         rate = limit.rate
+        while True:
+            stretch, count = 1.0, 1
+            if self._schedule.is_shared:
+                stretch += max(0.0, 2 * limit.margin_s - LATE_S / 2) / rate.window_s
+                count += math.floor(self._schedule.answers_in_s() / rate.interval_s)
+                count = max(1, min(count, limit.waiting, math.floor(rate.capacity * _MOST_AT_ONCE)))
+            reserved = await self._schedule.reserve(
+                lane, count=count, stretch=stretch, ahead_s=ahead_s
+            )
+            if reserved.is_taken:
+                break
+            opens_s = reserved.first_s + reserved.margin_s - ahead_s
+            await self._sleep_unless(limit.came_back, opens_s - self._clock.monotonic_s())
+            if spare := limit.take_spare(self._clock.monotonic_s()):
+                return spare
         if not self._schedule.is_shared:
-            reserved = await self._schedule.reserve(lane)
             return Slot(reserved.first_s, reserved.first_s + rate.window_s)
-        stretch = 1.0 + max(0.0, 2 * limit.margin_s - LATE_S / 2) / rate.window_s
-        count = 1 + math.floor(self._schedule.answers_in_s() / rate.interval_s)
-        count = max(1, min(count, limit.waiting, math.floor(rate.capacity * _MOST_AT_ONCE)))
-        reserved = await self._schedule.reserve(lane, count=count, stretch=stretch)
         limit.margin_s = margin_s = reserved.margin_s
         width_s = max(LATE_S - 2 * margin_s, LATE_S / 2)
         slots = [

@@ -42,7 +42,7 @@ class Schedule(Protocol):
     Hands out the slots of the lanes that have a limit, each once.
 
     Whoever shares a client address shares one schedule: within a process it is in memory, for
-    several replicas it is a row per lane in their database.
+    several replicas it is a row per lane, and per reserved part, in their database.
 
     `is_shared`: others write by it too, so a request is written in its own slot or in a later
     one; this process' count of what it wrote says nothing of theirs.
@@ -55,10 +55,20 @@ class Schedule(Protocol):
         """How long `reserve` may take now."""
         ...
 
-    async def reserve(self, lane: Lane, *, count: int = 1, stretch: float = 1.0) -> Reserved:
+    async def reserve(
+        self, lane: Lane, *, count: int = 1, stretch: float = 1.0, ahead_s: float = math.inf
+    ) -> Reserved:
         """
         Take the next `count` slots of `lane`; they are `stretch` times as far apart as they need
-        to be.
+        to be. Takes none, and says when they are, where that is more than `ahead_s` from now.
+        """
+        ...
+
+    async def right_of_way(self, lane: Lane, *, interval_s: float, saved_s: float) -> Reserved:
+        """
+        When the next request of the lane's reserved part may go before the others: an
+        `interval_s` after the one before, what was not used for up to `saved_s` being saved up.
+        It is no slot: that is reserved from then on, as by the others.
         """
         ...
 
@@ -75,14 +85,25 @@ class MemorySchedule:
     def __init__(self, rates: Mapping[Lane, Rate], clock: Clock) -> None:
         self._intervals = {lane: rate.interval_s for lane, rate in rates.items()}
         self._next = dict.fromkeys(rates, 0.0)
+        self._rights = dict.fromkeys(rates, 0.0)
         self._clock = clock
 
     def answers_in_s(self) -> float:
         return 0.0
 
-    async def reserve(self, lane: Lane, *, count: int = 1, stretch: float = 1.0) -> Reserved:
-        first_s = max(self._next[lane], self._clock.monotonic_s())
+    async def reserve(
+        self, lane: Lane, *, count: int = 1, stretch: float = 1.0, ahead_s: float = math.inf
+    ) -> Reserved:
+        now = self._clock.monotonic_s()
+        first_s = max(self._next[lane], now)
+        if first_s > now + ahead_s:
+            return Reserved(first_s, is_taken=False)
         self._next[lane] = first_s + count * stretch * self._intervals[lane]
+        return Reserved(first_s)
+
+    async def right_of_way(self, lane: Lane, *, interval_s: float, saved_s: float) -> Reserved:
+        first_s = max(self._rights[lane], self._clock.monotonic_s() - saved_s)
+        self._rights[lane] = first_s + interval_s
         return Reserved(first_s)
 
     async def hold(self, lane: Lane, *, seconds: float) -> None:

@@ -513,6 +513,25 @@ async def test_headers_are_shown_and_slow_a_shared_lane(bench: Bench) -> None:
     assert bench.value("relay_splio_rate_remaining", lane="sales") == 5
 
 
+@pytest.mark.parametrize("reserves", [True, False])
+async def test_checkout_goes_before_bookings_where_it_has_a_part(
+    bench: Bench, reserves: bool
+) -> None:
+    client = await bench.open(limits={Lane.OTHER: 5.0}, reserves_checkout=reserves)
+    order: list[str] = []
+
+    async def take(who: str, *, reserved: bool) -> None:
+        await client._exchange.permit(Lane.OTHER, reserved=reserved)
+        order.append(who)
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        for _ in range(4):
+            tasks.create_task(take("booking", reserved=False))
+        tasks.create_task(take("checkout", reserved=True))
+
+    assert (order.index("checkout") < len(order) - 2) is reserves
+
+
 async def test_outage_opens_the_breaker_and_an_answer_closes_it(bench: Bench) -> None:
     client = await bench.open(breaker_failures=3, breaker_first_pause_s=1.0)
     bench.server.then(*[reply(503)] * 3)

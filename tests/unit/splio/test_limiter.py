@@ -1,7 +1,9 @@
 """P6: never more than the limit in any second, and little less when there is work."""
 
 import asyncio
+import math
 from collections.abc import Coroutine
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -300,6 +302,7 @@ class SharedSchedule(MemorySchedule):
     def __init__(self, bench: Bench, slots: MemorySchedule, latency_s: float, off_s: float) -> None:
         super().__init__({LANE: rate_of(bench.limit)}, bench.clock)
         self._next = slots._next
+        self._rights = slots._rights
         self._wait = bench.clock.sleep
         self._latency_s = latency_s
         self._off_s = off_s
@@ -307,12 +310,22 @@ class SharedSchedule(MemorySchedule):
     def answers_in_s(self) -> float:
         return self._latency_s
 
-    async def reserve(self, lane: Lane, *, count: int = 1, stretch: float = 1.0) -> Reserved:
+    async def reserve(
+        self, lane: Lane, *, count: int = 1, stretch: float = 1.0, ahead_s: float = math.inf
+    ) -> Reserved:
         await self._wait(self._latency_s / 2)
         self._next[lane] = max(self._next[lane], self._clock.monotonic_s() + self._latency_s)
-        reserved = await super().reserve(lane, count=count, stretch=stretch)
+        reserved = await super().reserve(lane, count=count, stretch=stretch, ahead_s=ahead_s)
+        return await self._answer(reserved)
+
+    async def right_of_way(self, lane: Lane, *, interval_s: float, saved_s: float) -> Reserved:
         await self._wait(self._latency_s / 2)
-        return Reserved(reserved.first_s + self._off_s, abs(self._off_s))
+        right = await super().right_of_way(lane, interval_s=interval_s, saved_s=saved_s)
+        return await self._answer(right)
+
+    async def _answer(self, reserved: Reserved) -> Reserved:
+        await self._wait(self._latency_s / 2)
+        return replace(reserved, first_s=reserved.first_s + self._off_s, margin_s=abs(self._off_s))
 
 
 class SharedBench(Bench):
