@@ -402,3 +402,14 @@ async def test_unknown_card_and_splio_away(tmp_path: Path, stores: Mapping[str, 
         assert int(new.headers["Retry-After"]) >= 1
         assert (await relay.call("PUT", "capture", SPENT)).status == 200
         assert await balance(relay) == 1500
+
+
+async def test_contact_that_the_programme_subscribes_by_itself_gets_one_card(
+    tmp_path: Path,
+) -> None:
+    async with checkout(tmp_path, points=0, automatic_subscription=True) as (relay, _):
+        first = await relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER})
+        assert first.status == 201, first
+        again = await relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER})
+        assert (again.status, again.json) == (200, first.json)
+        assert await relay.requests("member.create") == 0
