@@ -128,8 +128,11 @@ def splio_rates(settings: Settings) -> dict[Lane, Rate]:
 
 
 def reserves_checkout(settings: Settings) -> bool:
-    """Whether the checkout's calls have a part of Splio's limit to themselves."""
-    return False  # XXX: `bool(settings.loyalty_programs)`, once there is that setting
+    """
+    Whether the checkout's calls have a part of Splio's limit to themselves. The programmes tell,
+    as every process knows them; tokens are for those alone that answer the calls.
+    """
+    return bool(settings.loyalty_programs)
 
 
 def splio_config(settings: Settings, *, url: str) -> SplioConfig:

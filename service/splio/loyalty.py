@@ -65,7 +65,7 @@ class LoyaltyClient:
 
     async def checkout_permit(self) -> SplioPermit:
         """Wait for the reserved part of the lane that balances and members are asked in."""
-        return await self._exchange.permit(Lane.OTHER)
+        return await self._exchange.permit(Lane.OTHER, reserved=True)
 
     async def read_balance(
         self, card: str, *, permit: Permit, deadline_s: float, traceparent: str
