@@ -65,9 +65,22 @@ class PublishedOutcome:
     effect_key: Annotated[str, Field(description="Names the effect for good: main:earn:2345234.")]
     kind: Annotated[
         str,
-        Field(description=f"What was asked of Splio: {_KINDS}. Ignore kinds you do not know."),
+        Field(
+            description=(
+                f"What it is: {_KINDS}. A capture (points spent) is applied when it is held; its "
+                "debits take the points at Splio. Ignore kinds you do not know."
+            )
+        ),
     ]
-    order_id: Annotated[str, Field(description="SCAYLE's id of the order; the record's key.")]
+    order_id: Annotated[
+        str,
+        Field(
+            description=(
+                "SCAYLE's id of the order; the record's key. Of a member a pseudonym of the "
+                "customer, member-…"
+            )
+        ),
+    ]
     outcome: _Settled
     reason: Annotated[str | None, Field(description="Why, where there is more to say; a word.")]
     points: Annotated[int, Field(description="Points that the effect is about; 0 for an order.")]
@@ -81,7 +94,14 @@ class PublishedOutcome:
             )
         ),
     ]
-    event_id: Annotated[str, Field(description="The event on scayle.orders.v1 it was planned by.")]
+    event_id: Annotated[
+        str,
+        Field(
+            description=(
+                "The event on scayle.orders.v1 it was planned by, or the call of SCAYLE Checkout."
+            )
+        ),
+    ]
     settled_at: Annotated[_Utc, Field(description="UTC, with milliseconds.")]
 
 
@@ -103,7 +123,15 @@ class PublishedDeadLetter:
     order_id: Annotated[str | None, Field(description="null when it is not known; else the key.")]
     event_id: str
     event_type: str
-    topic: Annotated[str, Field(description="Where its record is, without any prefix.")]
+    topic: Annotated[
+        str,
+        Field(
+            description=(
+                "Where its record is, without any prefix; scayle.checkout.v1 is no topic and "
+                "stands for a call of SCAYLE Checkout."
+            )
+        ),
+    ]
     partition: int
     offset: int
     at: Annotated[_Utc, Field(description="When it was set aside: UTC, with milliseconds.")]
