@@ -26,7 +26,19 @@ from service.domain.errors import (
 from service.domain.ledger import LookUp, LookUpVerdict, Settlement
 from service.domain.planning import PointsFrom
 from service.domain.ports import Step, StepHook, no_step
-from service.ledger import brakes, chores, claims, doubts, operators, plans, reads, rows
+from service.ledger import (
+    brakes,
+    checkout,
+    chores,
+    claims,
+    collects,
+    doubts,
+    holds,
+    operators,
+    plans,
+    reads,
+    rows,
+)
 from service.ledger import sqlite_schema as schema
 from service.ledger.config import LedgerConfig
 from service.ledger.database import KeyStatement, Query
@@ -434,7 +446,8 @@ async def test_a_killed_process_loses_nothing_that_it_was_told_is_written(path: 
 
 def statements() -> Iterator[tuple[str, str]]:
     """Every statement that runs often or while others wait."""
-    for module in (rows, plans, claims, doubts, operators, chores, reads):
+    modules = (rows, plans, claims, doubts, operators, chores, reads)
+    for module in (*modules, checkout, holds, collects):
         for name, value in vars(module).items():
             if isinstance(value, KeyStatement):
                 yield f"{module.__name__}.{name}", value._texts[2]
@@ -460,8 +473,10 @@ async def test_no_statement_reads_all_keys(path: Path) -> None:
         for *_, detail in plan:
             if detail.startswith(("SCAN effects", "SCAN e ")):
                 assert "effects_un" in detail, (name, detail)
-            for table in ("bodies", "records", "attempts", "orders"):
+            for table in ("bodies", "records", "attempts", "orders", "balances"):
                 assert not detail.startswith(f"SCAN {table}"), (name, detail)
+            if detail.startswith("SCAN holds"):
+                assert "holds_open" in detail, (name, detail)
         seen += 1
     connection.close()
     assert seen > 30
