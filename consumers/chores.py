@@ -133,6 +133,7 @@ class Chores:
         metrics.holds_open.set(tally.holds)
         metrics.held_points.set(tally.held_points)
         metrics.oldest_hold.set((tally.oldest_hold_ms or 0) / 1000)
+        metrics.oldest_unshown_debit.set((tally.oldest_unshown_ms or 0) / 1000)
         metrics.collects_missing.set(tally.late_collects)
 
     async def _lag(self, ledger: ChoreRunnerLedger) -> None:

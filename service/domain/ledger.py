@@ -312,6 +312,7 @@ class Tally:
     held_points: int = 0
     oldest_hold_ms: int | None = None
     late_collects: int = 0
+    oldest_unshown_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

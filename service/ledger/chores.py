@@ -31,6 +31,10 @@ _COUNT_UNSEEN: Final = (
     "SELECT count(*), min(settled_at) FROM effects INDEXED BY effects_unseen "
     "WHERE state = 'applied' AND kind IN ('earn', 'refund') AND seen_at IS NULL"
 )
+_OLDEST_UNSHOWN: Final = (
+    "SELECT min(settled_at) FROM effects INDEXED BY effects_unshown "
+    "WHERE state = 'applied' AND kind = 'debit' AND seen_at IS NULL"
+)
 _COUNT_OUTBOX: Final = "SELECT count(*), min(at) FROM outbox"
 
 _OLD_BODIES: Final = (
@@ -88,6 +92,7 @@ def read_tally(connection: Connection, *, now_ms: int) -> Tally:
                 oldest_open[kind] = min(oldest, oldest_open.get(kind, oldest))
     (open_dead_letters,) = connection.execute(_COUNT_OPEN_DEAD_LETTERS).fetchone()
     unseen, oldest_unseen = connection.execute(_COUNT_UNSEEN).fetchone()
+    (oldest_unshown,) = connection.execute(_OLDEST_UNSHOWN).fetchone()
     outbox, oldest_outbox = connection.execute(_COUNT_OUTBOX).fetchone()
     return Tally(
         open_effects,
@@ -99,6 +104,7 @@ def read_tally(connection: Connection, *, now_ms: int) -> Tally:
         oldest_outbox,
         *holds.count_open(connection),
         collects.count_late(connection, now_ms - COLLECT_WITHIN_MS),
+        oldest_unshown,
     )
 
 

@@ -254,6 +254,11 @@ class Metrics:
             "relay_oldest_hold_timestamp_seconds",
             "When the oldest of these captures came, seconds since the epoch; 0 when none.",
         )
+        self.oldest_unshown_debit = self._gauge(
+            "relay_oldest_unshown_debit_timestamp_seconds",
+            "When the oldest debit was granted that Splio does not show yet, seconds since the "
+            "epoch; 0 when none.",
+        )
         self.collects_missing = self._gauge(
             "relay_collects_missing",
             "Orders with a card whose collect has not come within a day of their webhook.",

@@ -307,6 +307,7 @@ async def test_hold_ends_with_the_balance_that_shows_its_debits(debiting: Desk) 
     (key,) = await debit_all(debiting, recording)
     clock.advance(1)
     assert (await ledger.known_balance(CARD)).unseen == (key,)
+    assert (await ledger.tally()).oldest_unshown_ms == clock.now_ms() - 1000
     # Splio says 4000 or 5000: which, is not known before the debit was looked for.
     assert await ledger.record_balance(Reading(CARD, 4000, clock.now_ms())) is None
     assert (await ledger.known_balance(CARD)).usable == 4000
@@ -318,6 +319,7 @@ async def test_hold_ends_with_the_balance_that_shows_its_debits(debiting: Desk) 
     shown = await ledger.record_balance(Reading(CARD, 4000, clock.now_ms(), considered, considered))
     assert shown is not None
     assert (shown.usable, shown.held, shown.unseen) == (4000, 0, ())
+    assert (await ledger.tally()).oldest_unshown_ms is None
     assert await ledger.unsettled_cards(limit=10, after=None) == []
 
 

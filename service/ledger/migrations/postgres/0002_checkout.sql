@@ -69,3 +69,7 @@ CREATE INDEX effects_unseen ON effects (settled_at)
 -- What belongs to an order, or a customer, and does not name it in its key.
 CREATE INDEX effects_of_calls ON effects (order_key)
     WHERE kind IN ('capture', 'debit', 'refund', 'member');
+
+-- Debits that Splio granted and has not shown yet.
+CREATE INDEX effects_unshown ON effects (settled_at)
+    WHERE state = 'applied' AND kind = 'debit' AND seen_at IS NULL;
