@@ -1,11 +1,11 @@
 """Taking captured points at Splio: the handler of `debit` effects."""
 
-from consumers.book_points import MAX_RESENDS, RESEND_WITHIN_MS
 from consumers.handlers import Ended
+from consumers.looked_for import RESEND_WITHIN_MS, conclude
 from service.domain.clock import Clock
 from service.domain.effects import Outcome
 from service.domain.errors import InDoubtError, LanePausedError, PermanentError
-from service.domain.ledger import Claim, Doubt, LookUp, LookUpVerdict, Settlement
+from service.domain.ledger import Claim, Doubt, LookUp, Settlement
 from service.domain.loyalty import LoyaltySplio
 from service.domain.ports import Permit
 
@@ -52,26 +52,13 @@ class TakePoints:
 
     async def look_up(self, doubt: Doubt) -> LookUp:
         effect = doubt.effect
-        asked_at_ms = self._clock.now_ms()  # the answer is no younger than the question
+        asked_at_ms = self._clock.now_ms()
         count = await self._splio.count_grants(
             effect.request, key=effect.key, traceparent=effect.traceparent
         )
-        if count:
-            detail = f"granted {count} times" if count > 1 else ""
-            return LookUp(
-                LookUpVerdict.FOUND, reason="double" if count > 1 else None, detail=detail
-            )
-        if asked_at_ms < doubt.absence_counts_from_ms:
-            return LookUp(
-                LookUpVerdict.UNKNOWN,
-                reason="not_visible_yet",
-                again_at_ms=doubt.absence_counts_from_ms,
-            )
-        if doubt.resends >= MAX_RESENDS:
-            return LookUp(LookUpVerdict.HOLD, reason="absent_after_resends")
-        if self._clock.now_ms() - doubt.first_attempt_at_ms > RESEND_WITHIN_MS:
-            return LookUp(LookUpVerdict.HOLD, reason="absent_too_late")
-        return LookUp(LookUpVerdict.ABSENT)
+        return conclude(
+            doubt, count, asked_at_ms=asked_at_ms, now_ms=self._clock.now_ms(), what="granted"
+        )
 
 
 def _refused(claim: Claim, error: PermanentError | LanePausedError) -> Ended:

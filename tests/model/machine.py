@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from consumers.book_points import RESEND_WITHIN_MS
+from consumers.looked_for import RESEND_WITHIN_MS
 from service.domain.effects import LANE_OF, EffectKey, Kind, Lane
 from service.domain.errors import RelayError
 from service.domain.ports import Step

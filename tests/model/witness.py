@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from consumers.book_points import MAX_RESENDS, RESEND_WITHIN_MS
+from consumers.looked_for import MAX_RESENDS, RESEND_WITHIN_MS
 from service.domain.clock import Clock
 from service.domain.effects import EffectKey, Kind, Outcome
 from service.domain.ledger import (

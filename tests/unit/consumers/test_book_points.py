@@ -4,8 +4,9 @@ import random
 
 import pytest
 
-from consumers.book_points import MAX_RESENDS, RESEND_WITHIN_MS, BookPoints
+from consumers.book_points import BookPoints
 from consumers.handlers import Ended
+from consumers.looked_for import MAX_RESENDS, RESEND_WITHIN_MS
 from service.domain.effects import Lane, Outcome, PrerequisiteKind
 from service.domain.errors import (
     InDoubtError,
