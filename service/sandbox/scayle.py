@@ -16,10 +16,18 @@ from decimal import Decimal
 from typing import Any
 
 from service.sandbox.checks import ean13_check_digit
+from service.sandbox.scayle_documents import (
+    Customer,
+    addresses,
+    customer_document,
+    item_row,
+    phone_of,
+    settlement,
+    voucher_document,
+)
 from service.sandbox.scayle_money import (
     CURRENCIES,
-    VAT,
-    Item,
+    PaidByPoints,
     Product,
     apply_voucher,
     contained_tax,
@@ -28,11 +36,9 @@ from service.sandbox.scayle_money import (
     earnable_points,
 )
 
-_DEFAULT_START = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
+DEFAULT_START = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 _FIRST = ("Camille", "Noé", "Inès", "Louis", "Zoë", "Jonas", "Maja", "Pia", "Émile", "Yuki")
 _LAST = ("Roux", "Martin", "Keller", "Lopez", "Søndergaard", "Weiß", "Okafor", "Tanaka", "Novák")
-_STREETS = ("Rue des Lilas", "Quai du Port", "Place du Marché", "Allée des Tilleuls")
-_CITIES = (("69003", "Lyon"), ("13002", "Marseille"), ("44000", "Nantes"), ("67000", "Strasbourg"))
 _GOODS = ("Rain jacket", "Wool cap", "Linen shirt", "Trail shoe", "Canvas bag", "Rib socks")
 _SIZES = ("S", "M", "L", "XL", "U")
 
@@ -52,16 +58,6 @@ class Shares:
     missing_fields: float = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class _Customer:
-    number: int
-    first: str
-    last: str
-    gender: str
-    card: str
-    has_card: bool
-
-
 def generate_orders(
     seed: int,
     count: int,
@@ -73,7 +69,7 @@ def generate_orders(
     factor: Decimal = Decimal(3),
     app_id: int = 1042,
     provider: str = "splio_club",
-    start: datetime = _DEFAULT_START,
+    start: datetime = DEFAULT_START,
     seconds_between: float = 7.0,
     shares: Shares | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -93,10 +89,10 @@ def generate_orders(
         raise ValueError(f"currencies are of: {', '.join(CURRENCIES)}")
     draw = random.Random(seed)
     mixture = Shares() if shares is None else shares
-    people = [_customer(draw, number, mixture) for number in range(customers)]
-    goods = [_product(draw, number) for number in range(products)]
+    people = [draw_customer(draw, number, mixture) for number in range(customers)]
+    goods = [draw_product(draw, number) for number in range(products)]
     for place in range(count):
-        yield _envelope(
+        yield order_confirmed(
             draw,
             mixture,
             order_id=first_order_id + place,
@@ -133,8 +129,9 @@ def _other_spelling(value: int | str) -> int | str:
     return int(value) if isinstance(value, str) else str(value)
 
 
-def _customer(draw: random.Random, number: int, shares: Shares) -> _Customer:
-    return _Customer(
+def draw_customer(draw: random.Random, number: int, shares: Shares) -> Customer:
+    """A customer of the pool, the same by the same draws."""
+    return Customer(
         number=48_000 + number,
         first=draw.choice(_FIRST),
         last=draw.choice(_LAST),
@@ -144,25 +141,28 @@ def _customer(draw: random.Random, number: int, shares: Shares) -> _Customer:
     )
 
 
-def _product(draw: random.Random, number: int) -> Product:
+def draw_product(draw: random.Random, number: int) -> Product:
+    """A product of the pool."""
     name = draw.choice(_GOODS)
     sku = f"{name[:3].upper()}-{number:03d}-{draw.choice(_SIZES)}"
     return Product(55_000 + number, name, sku)
 
 
-def _envelope(
+def order_confirmed(
     draw: random.Random,
     shares: Shares,
     *,
     order_id: int,
-    customer: _Customer,
+    customer: Customer,
     products: list[Product],
     currency: str,
     factor: Decimal,
     app_id: int,
     provider: str,
     at: datetime,
+    paid: PaidByPoints | None = None,
 ) -> dict[str, Any]:
+    """The envelope of a confirmed order; `paid` stands in for what the shares would draw."""
     guest = draw.random() < shares.guests
     text_ids = draw.random() < shares.text_ids
     code = f"WELCOME{draw.randrange(10, 99)}" if draw.random() < shares.vouchers else None
@@ -172,23 +172,25 @@ def _envelope(
     goods_total = sum(item.price for item in items)
     fee = 0 if draw.random() < shares.free_delivery else CURRENCIES[currency][1]
     spends = not guest and customer.has_card and draw.random() < shares.points_spent
-    spent = goods_total // 4 if spends else 0
+    if spends and paid is None:
+        paid = PaidByPoints(goods_total // 4, goods_total // 4)
+    spent = paid.reduction if paid else 0
     confirmed_at = at.isoformat()
     rows = [
-        _item_row(draw, item, order_id, place, currency, at=at, text_ids=text_ids)
+        item_row(draw, item, order_id, place, currency, at=at, text_ids=text_ids)
         for place, item in enumerate(items)
     ]
     cost = cost_document(items, rows, goods_total=goods_total, fee=fee, spent=spent)
     payload: dict[str, Any] = {
         "id": str(order_id) if text_ids else order_id,
-        "address": _addresses(draw, customer, at),
+        "address": addresses(draw, customer, at),
         "basketKey": f"basket-{order_id}",
         "confirmedAt": confirmed_at,
-        "contacts": [{"type": "carrier", "value": _phone(customer)}],
+        "contacts": [{"type": "carrier", "value": phone_of(customer)}],
         "cost": cost,
         "currencyCode": currency,
         "customData": {},
-        "customer": _customer_document(customer, at, guest=guest, text_ids=text_ids),
+        "customer": customer_document(customer, at, guest=guest, text_ids=text_ids),
         "detailedStatus": {
             "order": {"code": "order_confirmed", "name": "Confirmed"},
             "billing": {"code": "billing_payment_pending", "name": "Payment reserved"},
@@ -202,15 +204,15 @@ def _envelope(
             "points": earnable_points(goods_total - spent, currency, factor),
             "provider": provider,
         }
-    if spent:
+    if paid:
         payload["membershipDiscount"] = {
             "membershipCardId": customer.number,
-            "pointsUsed": spent,
-            "reductionValue": spent,
-            "tax": contained_tax(spent),
+            "pointsUsed": paid.points,
+            "reductionValue": paid.reduction,
+            "tax": contained_tax(paid.reduction),
         }
-    payload |= _settlement(order_id, cost, at)
-    payload["vouchers"] = [] if code is None else [_voucher(code, cost, rows)]
+    payload |= settlement(order_id, cost, at)
+    payload["vouchers"] = [] if code is None else [voucher_document(code, cost, rows)]
     payload |= {
         "createdAt": (at - timedelta(seconds=146)).isoformat(),
         "updatedAt": confirmed_at,
@@ -232,152 +234,6 @@ def _origin(draw: random.Random, shares: Shares, *, app_id: int, currency: str) 
         return {"meta": {"tenantKey": "acme", "xRequestId": request}}
     locale = {"appId": app_id, "countryCode": "FRA", "currencyCode": currency}
     return {"locale": {**locale, "languageCode": "fr_FR"}}
-
-
-def _item_row(
-    draw: random.Random,
-    item: Item,
-    order_id: int,
-    place: int,
-    currency: str,
-    *,
-    at: datetime,
-    text_ids: bool,
-) -> dict[str, Any]:
-    number = order_id * 10 + place
-    vat = contained_tax(item.price)
-    return {
-        "id": str(number) if text_ids else number,
-        "key": f"{draw.getrandbits(128):032x}",
-        "status": "available",
-        "currency": currency,
-        "availableQuantity": draw.randrange(1, 60),
-        "packageId": 1,
-        "warehouseId": 21,
-        "price": {
-            "withTax": item.price,
-            "withoutTax": item.price - vat,
-            "undiscountedWithTax": item.undiscounted,
-            "undiscountedWithOutTax": item.undiscounted - contained_tax(item.undiscounted),
-            "appliedReductions": item.reductions,
-            "tax": {"vat": {"amount": vat, "rate": float(VAT)}},
-        },
-        "product": {"id": item.product.number, "name": item.product.name},
-        "variant": {"id": item.product.number + 935_000, "referenceKey": item.product.sku},
-        "merchant": {"id": 7, "referenceKey": "default"},
-        "customData": {},
-        "createdAt": (at - timedelta(seconds=146)).isoformat(),
-        "updatedAt": at.isoformat(),
-    }
-
-
-def _settlement(order_id: int, cost: Mapping[str, Any], at: datetime) -> dict[str, Any]:
-    delivery = sum(fee["amount"]["withTax"] for fee in cost["appliedFees"])
-    days = {"minimum": at + timedelta(days=4), "maximum": at + timedelta(days=6)}
-    return {
-        "packages": [
-            {
-                "id": 1,
-                "carrierKey": "colissimo",
-                "deliveryDate": {name: f"{day:%Y-%m-%d}" for name, day in days.items()},
-                "deliveryStatus": "open",
-            }
-        ],
-        "payment": [
-            {
-                "amount": cost["costCapture"],
-                "key": "adyen_creditcard",
-                "transactionKey": f"psp-{order_id:x}",
-                "data": {},
-                "isGiftCard": False,
-            }
-        ],
-        "publicKey": f"FR-{order_id}",
-        "shipping": {
-            "policy": "least_packages",
-            "deliveryCosts": delivery,
-            "expressDeliveryCosts": 0,
-        },
-        "status": "payment_reserved",
-    }
-
-
-def _voucher(code: str, cost: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    reductions = cost["appliedReductions"]
-    values = [
-        reduction["amount"]["absoluteWithTax"]
-        for reduction in reductions
-        if reduction["category"] == "voucher"
-    ]
-    return {
-        "id": 31,
-        "voucherId": 9007,
-        "code": code,
-        "type": "absolute",
-        "value": sum(values),
-        "applicableItems": [{"isApplied": True, "key": row["key"]} for row in rows],
-    }
-
-
-def _customer_document(
-    customer: _Customer, at: datetime, *, guest: bool, text_ids: bool
-) -> dict[str, Any]:
-    number: int | str = str(customer.number) if text_ids else customer.number
-    mail = f"customer{customer.number}@example.com"
-    status = {"isActive": True, "isGuestCustomer": guest, "isTestCustomer": False}
-    document: dict[str, Any] = {
-        "id": number,
-        "email": mail,
-        "firstName": customer.first,
-        "lastName": customer.last,
-    }
-    if not guest:
-        document |= {
-            "gender": customer.gender,
-            "birthDate": f"19{70 + customer.number % 30}-06-18",
-            "phone": _phone(customer),
-            "publicKey": f"C-{customer.number}",
-            "referenceKey": f"crm-{customer.number:08x}",
-        }
-    return {
-        **document,
-        "groups": ["club"] if customer.has_card and not guest else [],
-        "status": status,
-        "type": "personal",
-        "title": None,
-        "createdAt": "2024-02-11T09:00:12+00:00",
-        "updatedAt": (at - timedelta(seconds=153)).isoformat(),
-    }
-
-
-def _phone(customer: _Customer) -> str:
-    return f"+336123{customer.number:05d}"
-
-
-def _addresses(draw: random.Random, customer: _Customer, at: datetime) -> dict[str, Any]:
-    code, city = draw.choice(_CITIES)
-    street, house = draw.choice(_STREETS), str(draw.randrange(1, 120))
-    made = (at - timedelta(days=200)).isoformat()
-    return {
-        kind: {
-            "id": customer.number * 2 + place,
-            "street": street,
-            "houseNumber": house,
-            "zipCode": code,
-            "city": city,
-            "countryCode": "FRA",
-            "isDefault": {"billing": kind == "billing", "shipping": kind == "shipping"},
-            "recipient": {
-                "firstName": customer.first,
-                "lastName": customer.last,
-                "gender": customer.gender,
-                "type": "personal",
-            },
-            "createdAt": made,
-            "updatedAt": made,
-        }
-        for place, kind in enumerate(("billing", "shipping"))
-    }
 
 
 def _leave_out(draw: random.Random, payload: dict[str, Any]) -> None:

@@ -25,6 +25,14 @@ class Product:
     sku: str
 
 
+@dataclass(frozen=True, slots=True)
+class PaidByPoints:
+    """What of an order was paid with points: `reduction` is their worth in minor units."""
+
+    points: int
+    reduction: int
+
+
 @dataclass(slots=True)
 class Item:
     """One piece in an order; `price` is with tax, after its reductions, in minor units."""
