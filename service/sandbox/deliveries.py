@@ -276,7 +276,7 @@ async def _deliver_one(run: _Run, session: aiohttp.ClientSession, body: bytes) -
             async with session.post(run.url, data=body, headers=run.headers) as response:
                 await response.read()
                 status = str(response.status)
-                told_s = _retry_after(response.headers.get("Retry-After"))
+                told_s = retry_after_s(response.headers.get("Retry-After"))
         except (aiohttp.ClientError, TimeoutError, ConnectionError):
             status = _LOST
         run.by_status[status] += 1
@@ -290,7 +290,8 @@ async def _deliver_one(run: _Run, session: aiohttp.ClientSession, body: bytes) -
     return False
 
 
-def _retry_after(text: str | None) -> float:
+def retry_after_s(text: str | None) -> float:
+    """What a `Retry-After` of whole seconds says; 0 for any other."""
     return float(text) if text is not None and text.isdecimal() else 0.0
 
 
