@@ -15,6 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from service.cli.exits import NOT_REACHABLE
+from service.cli.send_checkout import (
+    baskets_to_send,
+    checkout_doors,
+    checkout_program,
+    send_checkouts,
+)
 from service.sandbox.deliveries import (
     DeliveryFileError,
     DeliveryPlan,
@@ -28,20 +34,27 @@ from service.settings import Settings, load_settings
 _PROBE_TIMEOUT_S: Final = 3.0
 
 
-def send(
+def send(  # noqa: PLR0913, PLR0917 - one for each option
     file: Annotated[
         Path | None,
         typer.Argument(help="Deliveries to send: a JSON object, a JSON array or one a line."),
     ] = None,
-    count: Annotated[int, typer.Option(help="Orders to generate.", min=1)] = 10,
+    checkout: Annotated[
+        bool,
+        typer.Option("--checkout", help="Shoppers who pay with points, and the calls they cause."),
+    ] = False,
+    count: Annotated[int, typer.Option(help="Orders (or checkouts) to generate.", min=1)] = 10,
     duplicates: Annotated[
-        float, typer.Option(help="Share delivered a second time.", min=0, max=1)
+        float, typer.Option(help="Share delivered, or called, a second time.", min=0, max=1)
     ] = 0.0,
     reordering: Annotated[
-        int, typer.Option(help="Places by which a delivery may come late.", min=0)
+        int,
+        typer.Option(
+            help="Places by which a delivery may come late; refunds overtake captures.", min=0
+        ),
     ] = 0,
     rate: Annotated[
-        float | None, typer.Option(help="Deliveries a second; as fast as answered if not set.")
+        float | None, typer.Option(help="So many begun a second; as fast as answered if not set.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed and first id, same orders.")] = None,
     first_order_id: Annotated[
@@ -55,6 +68,14 @@ def send(
         str | None,
         typer.Option(envvar="RELAY_SEND_PASSWORD", help="HTTP Basic password.", show_envvar=True),
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RELAY_SEND_TOKEN",
+            help="Access token of all of the checkout's calls.",
+            show_envvar=True,
+        ),
+    ] = None,
     sandbox: Annotated[
         bool, typer.Option("--sandbox", help="Use the credentials of `serve --sandbox`.")
     ] = False,
@@ -63,16 +84,49 @@ def send(
     """
     Deliver order-confirmed webhooks as SCAYLE does: again and again until each is answered 200.
 
+    With --checkout its shoppers ask for balances and pay with points before that; their captures
+    and refunds are sent again until each has a settled answer.
+
     Examples:
 
         loyalty-relay send --sandbox --count 50 --duplicates 0.3
 
         loyalty-relay send --sandbox order.json
+
+        loyalty-relay send --sandbox --checkout --count 20 --duplicates 0.3
     """
     settings = load_settings(os.environ, sandbox=sandbox, serving=False)
-    envelopes = _envelopes(file, count=count, seed=seed, first_order_id=first_order_id)
-    pair = _credentials(settings, user, password)
     door = url or f"http://{settings.http_host}:{settings.http_port}/webhooks/scayle"
+    now = int(time.time())
+    first_order_id = first_order_id if first_order_id is not None else now * 1000
+    pair = _credentials(settings, user, password)
+    if checkout:
+        if file is not None:
+            raise typer.BadParameter("is not played by --checkout", param_hint="FILE")
+        program = checkout_program(settings)
+        doors = checkout_doors(
+            settings, webhook_url=door, user=pair[0], password=pair[1], token=token
+        )
+        asyncio.run(_probe(door))
+        send_checkouts(
+            doors,
+            baskets_to_send(
+                now if seed is None else seed,
+                count,
+                first_order_id=first_order_id,
+                program=program,
+            ),
+            program=program,
+            duplicates=duplicates,
+            reordering=reordering > 0,
+            rate=rate,
+            seed=seed or 0,
+            json=json,
+        )
+        return
+    envelopes = _envelopes(
+        file, count=count, seed=now if seed is None else seed, first_order_id=first_order_id
+    )
     plan = DeliveryPlan(rate=rate, duplicates=duplicates, reordering=reordering, seed=seed or 0)
     total = len(envelopes) if isinstance(envelopes, list) else count
     report = asyncio.run(_send(door, envelopes, pair, plan, total=total, quiet=json))
@@ -82,19 +136,14 @@ def send(
 
 
 def _envelopes(
-    file: Path | None, *, count: int, seed: int | None, first_order_id: int | None
+    file: Path | None, *, count: int, seed: int, first_order_id: int
 ) -> Iterable[Mapping[str, Any]]:
     if file is not None:
         try:
             return read_deliveries(file)
         except (DeliveryFileError, OSError) as error:
             raise typer.BadParameter(str(error), param_hint="FILE") from error
-    now = int(time.time())
-    return generate_orders(
-        now if seed is None else seed,
-        count,
-        first_order_id=first_order_id if first_order_id is not None else now * 1000,
-    )
+    return generate_orders(seed, count, first_order_id=first_order_id)
 
 
 def _credentials(settings: Settings, user: str | None, password: str | None) -> tuple[str, str]:
