@@ -12,22 +12,31 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from service.cli.account import Books, balance_account, print_statement
+from service.cli.send_checkout import checkout_doors, checkout_program
 from service.cli.serve import log_settings, stop_on_signals
+from service.consumer_setup import Pace
 from service.domain.effects import OPEN_STATES
 from service.runtime import Runtime, open_runtime
+from service.sandbox.baskets import generate_baskets
+from service.sandbox.checkout import CheckoutDoors, play_checkouts
+from service.sandbox.checkout_plan import CheckoutPlan
+from service.sandbox.checkout_report import CheckoutReport
 from service.sandbox.deliveries import DeliveryPlan, DeliveryReport, deliver
 from service.sandbox.faults import FaultRule
-from service.sandbox.scayle import generate_orders
+from service.sandbox.scayle import Shares, generate_orders
 from service.sandbox.splio import SplioSandbox
 from service.settings import Settings, load_settings
 from service.supervisor import Death
 from service.telemetry.logs import configure_logs
 
 _CUSTOMERS: Final = 25
+# Orders paid with points come out of checkouts alone, which capture them.
+_SHARES: Final = Shares(points_spent=0)
 _PRODUCTS: Final = 15
 _POLL_S: Final = 0.25
+_PAGE: Final = 200
 _REST_WITHIN_S: Final = 300.0  # what is open after that is told in the statement
 _NOT_BALANCED: Final = 1
 
@@ -42,30 +51,28 @@ _FAULTS: Final = (
     FaultRule("order.create", "delay", count=2, skip=40, seconds=0.3),
     FaultRule("contact.create", "lost_reply", count=1, skip=3),
     FaultRule("credit", "unauthorized", count=1, skip=30),
+    # Early ones, as a grant that has to be shown absent takes longest.
+    FaultRule("reward.grant", "429", count=2, skip=1),
+    FaultRule("reward.grant", "status", count=1, skip=3, status=503),
+    FaultRule("reward.grant", "lost_request", count=1, skip=3),
+    FaultRule("reward.grant", "status_after", count=1, skip=4, status=502),
+    FaultRule("reward.grant", "lost_reply", count=2, skip=6),
+    FaultRule("member.balance", "lost_request", count=2, skip=4),
+    FaultRule("member.balance", "429", count=1, skip=10),
+    FaultRule("member.balance", "delay", count=2, skip=14, seconds=0.5),
+    FaultRule("member.create", "lost_reply", count=1),
 )
+# Holds end by a balance that shows the points as taken, so the cards are asked for often.
+_PACE: Final = Pace(holds_every_s=0.4, holds_idle_s=0.4)
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """
-    What was taken compared with what Splio's books hold, once everything came to rest.
+class _Size:
+    """How much is played; `orders` are confirmed before the first checkout begins."""
 
-    `lost`: answered 200 and neither at Splio nor set aside. `twice`: more than once at Splio.
-    `points_off`: points at Splio that differ from those of the orders booked there.
-    """
-
-    orders_taken: int
-    orders_booked: int
-    points_taken: int
-    points_booked: int
-    points_off: int
-    set_aside: int
-    still_open: int
-    lost: int
-    twice: int
-
-    def balances(self) -> bool:
-        return not (self.lost or self.twice or self.still_open or self.points_off)
+    orders: int
+    checkouts: int
+    seed: int
 
 
 def demo(
@@ -73,14 +80,18 @@ def demo(
         bool, typer.Option("--keep-serving", help="Go on serving after the statement.")
     ] = False,
     count: Annotated[int, typer.Option(help="Orders to confirm.", min=1, max=10_000)] = 120,
+    checkouts: Annotated[
+        int, typer.Option(help="Checkouts of shoppers who may spend points.", min=0, max=10_000)
+    ] = 12,
     seed: Annotated[int, typer.Option(help="Same seed, same orders.")] = 1,
 ) -> None:
     """
-    Show the main job: deliver orders with duplicates and faults, and balance the account.
+    Show the main job: orders and checkouts with duplicates and faults, and a balanced account.
 
     Starts the service with the built-in sandbox on fresh files, plays SCAYLE through the real
-    door, waits until everything came to rest and compares Splio's books with what was answered
-    200. Exits 1 when the account does not balance.
+    doors: confirmed orders that earn points, then shoppers who spend some and get a part back.
+    Waits until everything came to rest and compares Splio's books, card by card, with what was
+    answered 200. Exits 1 when the account does not balance.
 
     Examples:
 
@@ -91,7 +102,9 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="loyalty-relay-demo-") as directory:
         settings = load_settings(_environment(Path(directory), keep_serving), sandbox=True)
         configure_logs(log_format=settings.log_format, level=settings.log_level.upper())
-        balanced, death = asyncio.run(_demonstrate(settings, count, seed, keep_serving))
+        balanced, death = asyncio.run(
+            _demonstrate(settings, _Size(count, checkouts, seed), keep_serving)
+        )
     if death is not None:
         typer.echo(f"loyalty-relay: {death.worker} died: {death.reason}", err=True)
     if death is not None or not balanced:
@@ -100,9 +113,12 @@ def demo(
 
 def _environment(directory: Path, keep_serving: bool) -> Mapping[str, str]:
     """The user's settings, on files of this demonstration alone."""
-    ports = {} if keep_serving else {"RELAY_HTTP_PORT": "0", "RELAY_OPERATIONS_PORT": "0"}
+    ports: dict[str, str] = (
+        {} if keep_serving else {"RELAY_HTTP_PORT": "0", "RELAY_OPERATIONS_PORT": "0"}
+    )
     return {
         "RELAY_LOG_LEVEL": "error",
+        "RELAY_BALANCE_FRESH": "1s",
         **ports,
         **os.environ,
         "RELAY_LOG_URL": f"sqlite:///{directory}/log.db",
@@ -112,28 +128,29 @@ def _environment(directory: Path, keep_serving: bool) -> Mapping[str, str]:
 
 
 async def _demonstrate(
-    settings: Settings, count: int, seed: int, keep_serving: bool
+    settings: Settings, size: _Size, keep_serving: bool
 ) -> tuple[bool, Death | None]:
     console = Console(stderr=False)
     stop = stop_on_signals()
     log_settings(settings)
-    async with open_runtime(settings) as runtime:
+    async with open_runtime(settings, pace=_PACE) as runtime:
         sandbox = runtime.sandbox
         assert sandbox is not None
         serving = asyncio.create_task(runtime.run(stop), name="service")
         for rule in _FAULTS:
             sandbox.add_fault(rule)
         began = time.monotonic()
-        playing = asyncio.create_task(
-            _play(runtime, sandbox, console, count=count, seed=seed), name="demonstration"
-        )
+        playing = asyncio.create_task(_play(runtime, sandbox, console, size), name="demonstration")
         await asyncio.wait((serving, playing), return_when=asyncio.FIRST_COMPLETED)
         if not playing.done():
             playing.cancel()
             return False, await serving
-        report, account = playing.result()
-        statement = await sandbox.statement()
-        _print(console, report, account, statement, seconds=time.monotonic() - began)
+        deliveries, checkouts = playing.result()
+        account = balance_account(await _books(runtime, sandbox), deliveries, checkouts)
+        faults = (await sandbox.statement())["faults"]
+        print_statement(console, deliveries, checkouts, account, faults)
+        verdict = "The account balances" if account.balances() else "THE ACCOUNT DOES NOT BALANCE"
+        console.print(f"{verdict}, after {time.monotonic() - began:.1f} s.")
         if keep_serving:
             _print_next(console, runtime)
         else:
@@ -142,12 +159,9 @@ async def _demonstrate(
 
 
 async def _play(
-    runtime: Runtime, sandbox: SplioSandbox, console: Console, *, count: int, seed: int
-) -> tuple[DeliveryReport, Account]:
-    """Deliver, then wait until nothing is open any more."""
-    settings = runtime.settings
-    user, password = settings.webhook_credentials[0]
-    plan = DeliveryPlan(rate=40.0, duplicates=0.25, reordering=10, seed=seed)
+    runtime: Runtime, sandbox: SplioSandbox, console: Console, size: _Size
+) -> tuple[DeliveryReport, CheckoutReport]:
+    """Orders, then checkouts by the same customers; then wait until nothing is open any more."""
     with Progress(
         TextColumn("{task.description:<22}"),
         BarColumn(),
@@ -156,61 +170,104 @@ async def _play(
         console=console,
     ) as progress:
         delivering = progress.add_task("deliveries by SCAYLE", total=None)
+        spending = progress.add_task("checkouts", total=size.checkouts)
         booking = progress.add_task("orders at Splio", total=None)
-        report = await deliver(
-            f"{runtime.listeners.public_url}/webhooks/scayle",
+        doors = _doors(runtime)
+        first_order_id = int(time.time()) * 1000
+        deliveries = await deliver(
+            doors.webhook_url,
             generate_orders(
-                seed,
-                count,
-                first_order_id=int(time.time()) * 1000,
+                size.seed,
+                size.orders,
+                first_order_id=first_order_id,
                 customers=_CUSTOMERS,
                 products=_PRODUCTS,
                 currencies=("EUR", "EUR", "KWD"),
+                shares=_SHARES,
             ),
-            user=user,
-            password=password.get_secret_value(),
-            plan=plan,
+            user=doors.user,
+            password=doors.password,
+            plan=DeliveryPlan(rate=40.0, duplicates=0.25, reordering=10, seed=size.seed),
             on_progress=lambda at: progress.update(delivering, completed=at.settled),
         )
-        progress.update(delivering, total=sum(report.deliveries.values()))
+        progress.update(delivering, total=sum(deliveries.deliveries.values()))
+        checkouts = await play_checkouts(
+            doors,
+            generate_baskets(
+                size.seed,
+                size.checkouts,
+                first_order_id=first_order_id + size.orders,
+                customers=_CUSTOMERS,
+                products=_PRODUCTS,
+                shares=_SHARES,
+            ),
+            plan=CheckoutPlan(
+                program=checkout_program(runtime.settings),
+                duplicates=0.25,
+                early_refunds=0.25,
+                refunds=0.75,
+                longest_wait_s=1.0,
+                seed=size.seed,
+            ),
+            earned_before={
+                order.card for order in deliveries.accepted if order.card and order.points
+            },
+            on_progress=lambda at: progress.update(spending, completed=at.settled),
+        )
+        accepted = len(deliveries.accepted) + len(checkouts.orders)
         give_up_at = time.monotonic() + _REST_WITHIN_S
         while time.monotonic() < give_up_at:
             orders = await sandbox.orders()
-            progress.update(booking, completed=len(orders), total=len(report.accepted))
+            progress.update(booking, completed=len(orders), total=accepted)
             page = await runtime.operations.list_effects(states=OPEN_STATES, limit=1)
-            if not page.items and not await runtime.backlog():
+            if not (page.items or await runtime.backlog() or await _count_open_holds(runtime)):
                 break
             await asyncio.sleep(_POLL_S)
-    return report, await _balance(runtime, sandbox, report)
+    return deliveries, checkouts
 
 
-async def _balance(runtime: Runtime, sandbox: SplioSandbox, report: DeliveryReport) -> Account:
-    tenant = runtime.settings.tenant
-    orders = [order["external_id"] for order in await sandbox.orders()]
-    credits_ = [credit["context"] for credit in await sandbox.credits()]
-    points_booked = sum(credit["nq_points"] for credit in await sandbox.credits())
+def _doors(runtime: Runtime) -> CheckoutDoors:
+    settings = runtime.settings
+    user, password = settings.webhook_credentials[0]
+    return checkout_doors(
+        settings,
+        webhook_url=f"{runtime.listeners.public_url}/webhooks/scayle",
+        user=user,
+        password=password.get_secret_value(),
+        token=None,
+    )
+
+
+async def _open_holds(runtime: Runtime) -> list[Mapping[str, Any]]:
+    """Captures whose points Splio does not show as taken yet, each as one is shown."""
+    holds: list[Mapping[str, Any]] = []
+    after: str | None = None
+    while True:
+        page = await runtime.operations.list_holds(only_open=True, limit=_PAGE, after=after)
+        holds += [await runtime.operations.show_hold(each["effect_key"]) for each in page.items]
+        after = page.next
+        if after is None:
+            return holds
+
+
+async def _count_open_holds(runtime: Runtime) -> int:
+    """Those that debits will end; where a capture is settled by its hold alone, none."""
+    ends = runtime.settings.debit_by == "reward"
+    return len(await _open_holds(runtime)) if ends else 0
+
+
+async def _books(runtime: Runtime, sandbox: SplioSandbox) -> Books:
     set_aside = {(item["order_id"], item["kind"]) for item in await _all_dead_letters(runtime)}
     open_effects = await runtime.operations.list_effects(states=OPEN_STATES, limit=200)
-    lost = 0
-    points_missing = 0
-    for order in report.accepted:
-        if order.order_id not in orders and (order.order_id, "order") not in set_aside:
-            lost += 1
-        context = f"{tenant}:earn:{order.order_id}"
-        if order.points and context not in credits_:
-            points_missing += order.points
-            lost += (order.order_id, "earn") not in set_aside
-    points_taken = sum(order.points for order in report.accepted)
-    return Account(
-        orders_taken=len(report.accepted),
-        orders_booked=len(orders),
-        points_taken=points_taken,
-        points_booked=points_booked,
-        points_off=points_taken - points_missing - points_booked,
-        set_aside=len(set_aside),
-        still_open=len(open_effects.items),
-        lost=lost,
-        twice=len(orders) - len(set(orders)) + len(credits_) - len(set(credits_)),
+    return Books(
+        tenant=runtime.settings.tenant,
+        orders=await sandbox.orders(),
+        credits_=await sandbox.credits(),
+        accounts=await sandbox.accounts(),
+        grant_doubles=(await sandbox.statement())["grant_doubles"],
+        holds=await _open_holds(runtime),
+        set_aside=set_aside,
+        still_open=len(open_effects.items) + await _count_open_holds(runtime),
     )
 
 
@@ -225,40 +282,6 @@ async def _all_dead_letters(runtime: Runtime) -> list[Mapping[str, Any]]:
             return items
 
 
-def _print(
-    console: Console,
-    report: DeliveryReport,
-    account: Account,
-    statement: Mapping[str, Any],
-    *,
-    seconds: float,
-) -> None:
-    faults = sum(sum(by.values()) for by in statement["faults"].values())
-    answered = sum(report.deliveries.values())
-    table = Table(title="Statement of account", show_header=False, title_justify="left")
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    for name, value in (
-        ("deliveries sent by SCAYLE", report.sent),
-        ("answered 200", answered),
-        ("orders in them", account.orders_taken),
-        ("duplicates refused", answered - account.orders_taken),
-        ("orders at Splio", account.orders_booked),
-        ("orders without an e-mail address, set aside", account.set_aside),
-        ("points in them", account.points_taken),
-        ("points at Splio", account.points_booked),
-        ("faults survived", faults),
-        ("still open", account.still_open),
-        ("lost", account.lost),
-        ("twice", account.twice),
-    ):
-        table.add_row(name, str(value))
-    console.print()
-    console.print(table)
-    verdict = "The account balances" if account.balances() else "THE ACCOUNT DOES NOT BALANCE"
-    console.print(f"{verdict}, after {seconds:.1f} s.")
-
-
 def _print_next(console: Console, runtime: Runtime) -> None:
     operations = runtime.listeners.operations_url
     console.print()
@@ -266,6 +289,7 @@ def _print_next(console: Console, runtime: Runtime) -> None:
     console.print(f"operations at {operations}, metrics at {operations}/metrics.")
     console.print("Try in another terminal:")
     console.print("  .venv/bin/loyalty-relay send --sandbox --count 20 --duplicates 0.5")
+    console.print("  .venv/bin/loyalty-relay send --sandbox --checkout")
     console.print("  .venv/bin/loyalty-relay effects list --limit 10")
     console.print("  .venv/bin/loyalty-relay dead-letters list")
     console.print("Ctrl-C stops it.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from service.runtime import Pace
+from service.consumer_setup import Pace
 from tests.harness.relay import Relay, running_relay, running_sandbox
 from tests.unit.cli.commands import objects, run
 
