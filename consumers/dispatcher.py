@@ -37,6 +37,7 @@ from service.telemetry.tracing import trace_id
 
 _POLL_S: Final = 0.5
 _POLL_OLDER_THAN_MS: Final = 1_000  # fresh effects come by memory; polling takes what is left
+_RELEASED_OLDER_THAN_MS: Final = -50  # due this moment, by a clock that may be a little ahead
 _LEDGER_RETRY_S: Final = 0.5
 _UNAUTHORIZED: Final = 401
 _CREATIONS: Final = 512  # orders that wait for a creation at once; those beyond retry by time
@@ -100,6 +101,7 @@ class Dispatcher:
         self._creations: set[asyncio.Task[None]] = set()
         self._halt = asyncio.Event()  # no new attempt: asked to stop, or a part of this died
         self._failures: list[BaseException] = []
+        self._released: set[Lane] = set()  # an outcome made another effect due there just now
         self._braking: set[Lane] = set()  # braked here, and the ledger does not know it yet
         self._attempt_seconds = {kind: metrics.attempt_seconds.labels(kind.value) for kind in Kind}
         self._applied_seconds = {kind: metrics.applied_seconds.labels(kind.value) for kind in Kind}
@@ -220,11 +222,13 @@ class Dispatcher:
         while not self._halt.is_set():
             queue.wants_refill.clear()
             limit = queue.room()
+            older_ms = _RELEASED_OLDER_THAN_MS if lane in self._released else _POLL_OLDER_THAN_MS
+            self._released.discard(lane)
             try:
                 due = await self._ledger.ready(
                     lane,
                     limit=limit,
-                    due_before_ms=self._clock.now_ms() - _POLL_OLDER_THAN_MS,
+                    due_before_ms=self._clock.now_ms() - older_ms,
                     excluding=frozenset(queue.in_hand),
                 )
             except LedgerUnavailableError as error:
@@ -278,9 +282,16 @@ class Dispatcher:
         # Nothing cancels a busy worker within the grace period, so this needs no shield.
         result = await self._record(claim, ended.settlement)
         self._step(Step.OUTCOME_RECORDED)
+        self._look_for_followers(claim.effect, ended.settlement.outcome)
         await self._account(claim, ended.settlement, result, gate, started_s)
         if ended.create is not None:
             self._create(claim, ended.create)
+
+    def _look_for_followers(self, effect: ReadyEffect, outcome: Outcome) -> None:
+        """The debits of a capture go one after the other, and nobody plans the next one."""
+        if effect.kind is Kind.DEBIT and outcome is Outcome.APPLIED:
+            self._released.add(effect.lane)
+            self._queues[effect.lane].wants_refill.set()
 
     async def _ask(
         self, claim: Claim, gate: LaneGate, permit: Permit, started_s: float, *, is_probe: bool

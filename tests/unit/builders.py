@@ -93,7 +93,7 @@ def make_ready(
     key = effect_key("main", kind, order_id)
     path = "/data/v1/orders" if kind is Kind.ORDER else f"/loyalty/v1/members/{CARD}/credit"
     if points is None:
-        points = 177 if kind is Kind.EARN else 0
+        points = 0 if kind is Kind.ORDER else 177
     return ReadyEffect(
         key=key,
         kind=kind,
@@ -106,7 +106,7 @@ def make_ready(
         request=RenderedRequest(
             path=path,
             body=f'{{"{kind.value}":"{order_id}"}}'.encode(),
-            idempotency_key=idempotency_key(key) if kind is Kind.EARN else None,
+            idempotency_key=None if kind is Kind.ORDER else idempotency_key(key),
             prerequisites=prerequisites,
         ),
         request_id=request_id,

@@ -54,8 +54,9 @@ class Bench:
             self.splio,
             {
                 Kind.ORDER: PostOrder(self.splio, self.clock),
-                Kind.EARN: BookPoints(
-                    self.splio, self.clock, card_patience_s=3_600, random_=chance
+                **dict.fromkeys(
+                    (Kind.EARN, Kind.DEBIT),
+                    BookPoints(self.splio, self.clock, card_patience_s=3_600, random_=chance),
                 ),
             },
             config=DispatcherConfig(

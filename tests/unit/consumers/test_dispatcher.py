@@ -16,6 +16,7 @@ from service.domain.errors import (
 from service.domain.ledger import ReadyEffect
 from service.domain.ports import Accepted, Missing, Operation, Step, UnknownCard
 from tests.fakes.clock import START_MS
+from tests.fakes.ledger import Row
 from tests.fakes.waiting import settle_down, until
 from tests.unit.builders import CONTACT, PRODUCT, STORE
 from tests.unit.consumers.dispatching import LEASE_MARGIN_S, REQUEST_TIMEOUT_S, Bench
@@ -34,6 +35,22 @@ async def test_fresh_effects_are_applied_once(bench: Bench) -> None:
     assert bench.count("relay_last_applied_timestamp_seconds", consumer="dispatcher") == (
         START_MS / 1_000
     )
+
+
+async def test_debit_that_another_one_releases_is_attempted_at_once(bench: Bench) -> None:
+    """Nobody plans it then, and the next look into the ledger would be half a second away."""
+    rows: list[Row] = []
+
+    def release(step: Step) -> None:
+        if step is Step.ATTEMPT_ENDED and len(rows) == 1:
+            rows.append(bench.plan("2", Kind.DEBIT, offered=False))
+
+    bench.on_step = release
+    async with bench.running():
+        rows.append(bench.plan("1", Kind.DEBIT))
+        await until(lambda: len(rows) == 2)
+        await bench.settled(*rows)
+    assert bench.count("relay_points_taken_total") == 2 * 177
 
 
 async def test_the_steps_of_an_attempt_come_in_order(bench: Bench) -> None:
