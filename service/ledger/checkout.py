@@ -144,7 +144,7 @@ def write_refund(tx: Tx, refund: PlannedRefund) -> Recording:
         return Recording(Recorded.MORE_THAN_CAPTURED)
     hold = hold._replace(given_back=hold.given_back + spending.points)
     standings = read_standings(tx, hold.debit_keys)
-    if hold.ended_by is None and not any(each.attempt for each in standings.values()):
+    if hold.ended_by is None and not any(each.may_be_at_splio for each in standings.values()):
         return _shrink(tx, hold, effect, refund)
     holds.change(tx, hold)
     after = hold.debit_keys[-1] if hold.debit_keys else None

@@ -65,11 +65,15 @@ _CHANGE: Final = (
     "UPDATE holds SET given_back = ?, shrunk = ?, shown = ?, revision = ?, debits = ?, "
     "ended_at = ?, ended_by = ? WHERE id = ?"
 )
-# A debit that Splio's balance may show, or may not: it was sent, and no balance is known to do so.
+# A debit that Splio's balance may show, or may not: it was sent, perhaps by a ledger that is gone,
+# and no balance is known to do so.
+_UNSEEN: Final = (
+    "seen_at IS NULL AND (absence_counts_from IS NOT NULL "
+    "OR (attempt > 0 AND state IN ('attempting', 'in_doubt', 'applied')))"
+)
 _READ_UNSEEN: Final = Query(
     ("effect_key", "points"),
-    "FROM effects WHERE seen_at IS NULL AND attempt > 0 AND (state IN ('attempting', 'in_doubt', "
-    "'applied') OR absence_counts_from IS NOT NULL) AND effect_key IN (:keys)",
+    f"FROM effects WHERE {_UNSEEN} AND effect_key IN (:keys)",
     locked="effect_key",
 )
 # Guarantees: a debit is counted as shown once.
@@ -91,9 +95,7 @@ _READ_HELD: Final = (
     "WHERE ended_at IS NULL AND card = ?"
 )
 _READ_SENT: Final = KeyStatement(
-    "SELECT effect_key FROM effects WHERE seen_at IS NULL AND attempt > 0 AND (state IN "
-    "('attempting', 'in_doubt', 'applied') OR absence_counts_from IS NOT NULL) "
-    "AND effect_key IN (:keys)"
+    f"SELECT effect_key FROM effects WHERE {_UNSEEN} AND effect_key IN (:keys)"
 )
 _READ_UNSETTLED_CARDS: Final = (
     "SELECT DISTINCT card FROM holds INDEXED BY holds_open "

@@ -42,6 +42,11 @@ class Standing(NamedTuple):
     body_id: int | None
     seen_at: int | None
 
+    @property
+    def may_be_at_splio(self) -> bool:
+        """Whether it was sent ever: by this ledger, or perhaps by one that it was recovered of."""
+        return self.attempt > 0 or bool(self.was_in_doubt)
+
 
 # Guarantees: what it reads cannot change before the transaction ends.
 _READ_STANDINGS: Final = Query(

@@ -16,7 +16,7 @@ from service.domain.checkout import (
 )
 from service.domain.effects import EffectKey, Kind, Lane, Outcome, State, effect_key
 from service.domain.errors import NotFoundError, WrongStateError
-from service.domain.ledger import Disposition, Ledger, Settlement
+from service.domain.ledger import Disposition, Ledger, LookUp, LookUpVerdict, Settlement
 from service.domain.planning import Earn, earn_fingerprint
 from service.ledger.sql_ledger import SqlLedger
 from service.splio.requests import SplioRenderer
@@ -295,6 +295,15 @@ async def test_capture_given_back_in_full_before_it_came_sends_nothing(debiting:
     assert await debiting.held() == 0
 
 
+async def test_refund_leaves_a_debit_alone_that_a_lost_ledger_may_have_sent(debiting: Desk) -> None:
+    await debiting.capture(replace(SPENT, points=1000))
+    await debiting.ledger.recover({}, {})
+    assert (await debiting.refund(500)).recorded is Recorded.TAKEN
+    assert await debiting.held() == 1000
+    assert await state_of(debiting.ledger, debit_key(1000)) == State.IN_DOUBT
+    assert await state_of(debiting.ledger, refund_key()) == State.BLOCKED
+
+
 # -- balances
 
 
@@ -359,6 +368,23 @@ async def test_part_of_a_hold_ends_with_the_part_that_is_shown(debiting: Desk) -
     assert (await ledger.known_balance(CARD)).held == 234
     hold = await ledger.show_hold(capture_key())
     assert (hold["shown"], hold["ended_at"]) == (1000, None)
+
+
+async def test_debit_found_after_a_recovery_ends_its_hold_when_it_is_shown(debiting: Desk) -> None:
+    ledger, clock = debiting.ledger, debiting.clock
+    await debiting.capture(replace(SPENT, points=1000))
+    await ledger.recover({}, {})
+    with pytest.raises(WrongStateError):
+        await ledger.end_hold(capture_key(), by="anna")
+    assert await ledger.record_balance(Reading(CARD, 4000, clock.now_ms())) is None
+    doubt = await ledger.doubt(debit_key(1000))
+    assert doubt is not None
+    await ledger.record_look_up(doubt, LookUp(LookUpVerdict.FOUND))
+    sent = frozenset([debit_key(1000)])
+    assert (await ledger.known_balance(CARD)).unseen == tuple(sent)
+    known = await ledger.record_balance(Reading(CARD, 4000, clock.now_ms(), sent, sent))
+    assert known is not None
+    assert (known.usable, known.held) == (4000, 0)
 
 
 # -- operators
