@@ -72,7 +72,11 @@ _SETTLE_WAITING: Final = KeyStatement(
     "UPDATE effects SET state = 'applied', settled_at = ?1, seen_at = ?1, reason = ?2 "
     "WHERE state IN ('blocked', 'held') AND effect_key IN (:keys)"
 )
-_READ_OLD_WAITING: Final = "SELECT effect_key FROM waiting_refunds WHERE since < ? LIMIT 512"
+# Those that a person has already stay until their capture comes, and are passed over.
+_READ_OLD_WAITING: Final = (
+    "SELECT w.effect_key FROM waiting_refunds AS w CROSS JOIN effects AS e "
+    "ON e.effect_key = w.effect_key WHERE w.since < ? AND e.state = 'blocked' LIMIT 512"
+)
 _HOLD_WAITING: Final = KeyStatement(
     "UPDATE effects SET state = 'held' WHERE state = 'blocked' AND effect_key IN (:keys)"
 )

@@ -304,6 +304,15 @@ async def test_refund_leaves_a_debit_alone_that_a_lost_ledger_may_have_sent(debi
     assert await state_of(debiting.ledger, refund_key()) == State.BLOCKED
 
 
+async def test_every_waiting_refund_goes_to_a_person_however_many_went_before(desk: Desk) -> None:
+    for number in range(513):
+        await desk.refund(1, f"r{number}", order_key=str(number))
+    desk.clock.advance(1)
+    now_ms = desk.clock.now_ms()
+    assert await desk.ledger.expire_waiting_refunds(older_than_ms=now_ms) == 512
+    assert await desk.ledger.expire_waiting_refunds(older_than_ms=now_ms) == 1
+
+
 # -- balances
 
 
