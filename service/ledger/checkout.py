@@ -266,7 +266,7 @@ def _settle_waiting(tx: Tx, capture_key: EffectKey, spending: Spending) -> tuple
     Take refunds that came before their capture off it.
 
     Returns: the points that they give back, and those of them that need not be taken at Splio;
-    the others a person has released to be credited.
+    the others a person has released to be credited. One that was sent stays with the person.
     """
     rows = _READ_WAITING.rows(
         tx.connection, capture_key, spending.program, spending.order_key, spending.card
@@ -275,11 +275,13 @@ def _settle_waiting(tx: Tx, capture_key: EffectKey, spending: Spending) -> tuple
     given_back = shrunk = 0
     fitting: list[EffectKey] = []
     beyond: list[EffectKey] = []
+    sent: list[EffectKey] = []
     for key, points in sorted(rows, key=lambda row: standings[row[0]].id):
-        state = standings[key].state
-        if state in {State.REJECTED, State.VOID}:
+        standing = standings[key]
+        if standing.state in {State.REJECTED, State.VOID}:
             continue
-        if state not in {State.BLOCKED, State.HELD}:
+        if standing.may_be_at_splio or standing.state not in {State.BLOCKED, State.HELD}:
+            sent.append(key)
             given_back += points
         elif given_back + points <= spending.points:
             fitting.append(key)
@@ -289,6 +291,7 @@ def _settle_waiting(tx: Tx, capture_key: EffectKey, spending: Spending) -> tuple
             beyond.append(key)
     _SETTLE_WAITING.run(tx.connection, fitting, tx.now_ms, SHRUNK)
     note_outcomes(tx, fitting)
+    _HOLD_WAITING.run(tx.connection, sent)
     _HOLD_BEYOND.run(tx.connection, beyond)
     _END_WAITING.run(tx.connection, [key for key, _ in rows])
     return min(given_back, spending.points), shrunk

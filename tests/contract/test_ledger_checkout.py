@@ -22,6 +22,8 @@ from service.ledger.sql_ledger import SqlLedger
 from service.splio.requests import SplioRenderer
 from tests.contract.ledger_fixture import (
     APPLIED,
+    CREDITS_VISIBLE_AFTER_S,
+    LEASE_S,
     Records,
     claim,
     order_only,
@@ -311,6 +313,24 @@ async def test_every_waiting_refund_goes_to_a_person_however_many_went_before(de
     now_ms = desk.clock.now_ms()
     assert await desk.ledger.expire_waiting_refunds(older_than_ms=now_ms) == 512
     assert await desk.ledger.expire_waiting_refunds(older_than_ms=now_ms) == 1
+
+
+async def test_waiting_refund_that_was_sent_is_not_taken_off_its_capture(desk: Desk) -> None:
+    ledger, clock = desk.ledger, desk.clock
+    await desk.refund(500)
+    clock.advance(1)
+    await ledger.expire_waiting_refunds(older_than_ms=clock.now_ms())
+    await ledger.release(refund_key(), by="anna")
+    (credit,) = await ledger.ready(Lane.OTHER, limit=10, due_before_ms=clock.now_ms() + 1)
+    await ledger.settle(await claim(ledger, credit), Settlement(Outcome.IN_DOUBT, reason="lost"))
+    clock.advance(CREDITS_VISIBLE_AFTER_S + LEASE_S)
+    doubt = await ledger.doubt(refund_key())
+    assert doubt is not None
+    await ledger.record_look_up(doubt, LookUp(LookUpVerdict.HOLD, reason="absent_after_resends"))
+    await desk.capture()
+    assert await desk.held() == 1234
+    assert await state_of(ledger, refund_key()) == State.HELD
+    assert (await desk.refund(735, "r2")).recorded is Recorded.MORE_THAN_CAPTURED
 
 
 # -- balances
