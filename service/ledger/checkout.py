@@ -148,11 +148,12 @@ def write_refund(tx: Tx, refund: PlannedRefund) -> Recording:
         return Recording(Recorded.MORE_THAN_CAPTURED)
     hold = hold._replace(given_back=hold.given_back + spending.points)
     standings = read_standings(tx, hold.debit_keys)
+    given_up = any(each.state in {State.REJECTED, State.VOID} for each in standings.values())
     if hold.ended_by is None and not any(each.may_be_at_splio for each in standings.values()):
-        return _shrink(tx, hold, effect, refund)
+        return _shrink(tx, hold, effect, refund, plans_anew=not given_up)
     holds.change(tx, hold)
     after = hold.debit_keys[-1] if hold.debit_keys else None
-    if any(each.state in {State.REJECTED, State.VOID} for each in standings.values()):
+    if given_up:
         effect = replace(effect, state=State.HELD, reason="debits_incomplete")
     elif after is not None:
         effect = replace(effect, after=after)
@@ -222,13 +223,19 @@ def _refused(tx: Tx, effect: PlannedEffect, call: Call, reason: Reason, detail: 
     return Recording(Recorded.CONFLICT)
 
 
-def _shrink(tx: Tx, hold: Hold, effect: PlannedEffect, refund: PlannedRefund) -> Recording:
-    """Take the refund off a capture of which nothing was attempted at Splio."""
+def _shrink(
+    tx: Tx, hold: Hold, effect: PlannedEffect, refund: PlannedRefund, *, plans_anew: bool
+) -> Recording:
+    """
+    Take the refund off a capture of which nothing was attempted at Splio.
+
+    `plans_anew`: debits of what is left; not where a person has given the capture's up.
+    """
     old_debits = hold.debit_keys
     hold = hold._replace(shrunk=hold.shrunk + refund.spending.points)
     holds.void_debits(tx, old_debits, reason="capture_shrunk")
     debits: Sequence[PlannedEffect] = ()
-    if old_debits:
+    if old_debits and plans_anew:
         hold, debits = _plan_debits(hold, refund.debits)
     holds.change(tx, hold)
     settled = replace(effect, state=State.APPLIED, reason=SHRUNK)

@@ -333,6 +333,14 @@ async def test_waiting_refund_that_was_sent_is_not_taken_off_its_capture(desk: D
     assert (await desk.refund(735, "r2")).recorded is Recorded.MORE_THAN_CAPTURED
 
 
+async def test_refund_takes_up_no_debit_that_a_person_gave_up(debiting: Desk) -> None:
+    await debiting.capture(replace(SPENT, points=5001))
+    await debiting.ledger.reject(debit_key(1000), by="anna")
+    recording = await debiting.refund(2000)
+    assert (recording.recorded, recording.fresh) == (Recorded.TAKEN, ())
+    assert await debiting.held() == 3001
+
+
 # -- balances
 
 
