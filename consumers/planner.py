@@ -82,7 +82,10 @@ class RecordPlanner:
             if self._calls is None:
                 raise PoisonMessageError("not_replayable", "no call is planned here")
             planned = self._calls.plan_again(
-                record.value, call_id=dead_letter.event_id, received_at_ms=dead_letter.at_ms
+                record.value,
+                kind=dead_letter.kind,
+                call_id=dead_letter.event_id,
+                received_at_ms=dead_letter.at_ms,
             )
             return _planned(record, planned)
 

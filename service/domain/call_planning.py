@@ -150,10 +150,13 @@ class CallPlanner:
         )
         return Plan(effect.order_key, (effect,))
 
-    def plan_again(self, body: bytes, *, call_id: str, received_at_ms: int) -> Plan:
+    def plan_again(self, body: bytes, *, kind: str, call_id: str, received_at_ms: int) -> Plan:
         """
-        The plan of a kept call, for a replay: of a collect or a refund.
+        The plan of a kept call, for a replay: of a collect, or of a refund that Splio refused.
 
+        Args:
+            kind: of the dead letter. One of a whole refund was refused by us, as it contradicts
+                its capture: credited, more would be given back than was captured.
         Raises: PoisonMessageError for another, which a person settles in another way.
         """
         operation, spending = read_call(body)
@@ -165,7 +168,7 @@ class CallPlanner:
                     points=spending.points,
                     received_at_ms=received_at_ms,
                 )
-            case CallOperation.REFUND:
+            case CallOperation.REFUND if kind == Kind.REFUND:
                 call = Call(operation, call_id, spending.order_key, body, received_at_ms, "")
                 refund = self.refund(spending, call)
                 effect = PlannedEffect(

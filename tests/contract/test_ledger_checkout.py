@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from consumers.planner import RecordPlanner
 from service.domain.call_planning import CallPlanner, CallPolicy, call_body
 from service.domain.checkout import (
     Call,
@@ -16,7 +17,14 @@ from service.domain.checkout import (
 )
 from service.domain.effects import EffectKey, Kind, Lane, Outcome, State, effect_key
 from service.domain.errors import NotFoundError, WrongStateError
-from service.domain.ledger import Disposition, Ledger, LookUp, LookUpVerdict, Settlement
+from service.domain.ledger import (
+    Disposition,
+    Ledger,
+    LookUp,
+    LookUpVerdict,
+    PlannedRecord,
+    Settlement,
+)
 from service.domain.planning import Earn, earn_fingerprint
 from service.ledger.sql_ledger import SqlLedger
 from service.splio.requests import SplioRenderer
@@ -31,6 +39,7 @@ from tests.contract.ledger_fixture import (
     state_of,
 )
 from tests.fakes.clock import FakeClock
+from tests.unit.builders import POLICY
 
 CARD = "2171707962088"
 SPENT = Spending("club", "68ff99b4", "2345388", CARD, 1234, "EUR")
@@ -425,6 +434,43 @@ async def test_debit_found_after_a_recovery_ends_its_hold_when_it_is_shown(debit
 
 
 # -- operators
+
+
+async def plan_again(desk: Desk) -> PlannedRecord:
+    """What a replay of the one dead letter plans."""
+    (item,) = (await desk.ledger.list_dead_letters()).items
+    planner = RecordPlanner(POLICY, SplioRenderer(), desk.planner)
+    return planner.plan_again(await desk.ledger.dead_letter(item["id"]))
+
+
+@pytest.mark.parametrize(
+    ("points", "key", "card", "recorded"),
+    [
+        (1235, "r1", CARD, Recorded.MORE_THAN_CAPTURED),
+        (34, SPENT.transaction_key, "4006381333931", Recorded.CONFLICT),
+    ],
+)
+async def test_replay_credits_no_refund_that_was_refused(
+    desk: Desk, points: int, key: str, card: str, recorded: Recorded
+) -> None:
+    await desk.capture()
+    assert (await desk.refund(points, key, card=card)).recorded is recorded
+    (item,) = (await desk.ledger.list_dead_letters()).items
+    with pytest.raises(WrongStateError):
+        await desk.ledger.replay(item["id"], await plan_again(desk), by="anna")
+    with pytest.raises(NotFoundError):
+        await desk.ledger.show_effect(refund_key(key))
+
+
+async def test_replay_credits_a_refund_that_splio_refused(desk: Desk) -> None:
+    await desk.capture()
+    await desk.ledger.end_hold(capture_key(), by="anna")
+    (credit,) = (await desk.refund(500)).fresh
+    refused = Settlement(Outcome.REJECTED, reason="unknown_card")
+    await desk.ledger.settle(await claim(desk.ledger, credit), refused)
+    (item,) = (await desk.ledger.list_dead_letters()).items
+    result = await desk.ledger.replay(item["id"], await plan_again(desk), by="anna")
+    assert [effect.key for effect in result.fresh] == [refund_key()]
 
 
 async def test_person_ends_a_hold_whose_points_were_taken_elsewhere(desk: Desk) -> None:
