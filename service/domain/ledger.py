@@ -326,6 +326,7 @@ class PurgeReport:
     attempts: int = 0
     balances: int = 0
     holds: int = 0
+    waiting_refunds: int = 0
     collects: int = 0
 
 

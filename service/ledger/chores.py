@@ -70,6 +70,12 @@ _DELETE_HOLDS: Final = (
     "DELETE FROM holds WHERE id IN "
     "(SELECT id FROM holds WHERE id < ? AND ended_at IS NOT NULL ORDER BY id LIMIT ?)"
 )
+# Guarantees: one that is open stays, and finds its capture however late that comes.
+_DELETE_WAITING: Final = (
+    "DELETE FROM waiting_refunds WHERE effect_key IN "
+    "(SELECT w.effect_key FROM waiting_refunds AS w CROSS JOIN effects AS e "
+    "ON e.effect_key = w.effect_key WHERE w.since < ? AND e.settled_at IS NOT NULL LIMIT ?)"
+)
 _DELETE_COLLECTS: Final = (
     "DELETE FROM awaited_collects WHERE effect_key IN "
     "(SELECT effect_key FROM awaited_collects WHERE since < ? LIMIT ?)"
@@ -123,7 +129,8 @@ class Purge:
         """Look at `limit` rows of each table at most."""
         old_ms = tx.now_ms - round(tx.config.retention_s * 1000)
         old = first_id_at(old_ms)
-        old_orders = first_id_at(tx.now_ms - round(tx.config.orders_retention_s * 1000))
+        old_orders_ms = tx.now_ms - round(tx.config.orders_retention_s * 1000)
+        old_orders = first_id_at(old_orders_ms)
 
         def last_seen_long_ago(rows: Sequence[tuple[int, int]]) -> list[int]:
             return [row_id for row_id, seen_at in rows if seen_at < old_ms]
@@ -151,6 +158,7 @@ class Purge:
             orders=self._purge(tx, _OLD_ORDERS, _DELETE_ORDERS, all_of, old_orders, limit),
             balances=_delete(tx, _DELETE_BALANCES, tx.now_ms - _BALANCES_MS, limit),
             holds=_delete(tx, _DELETE_HOLDS, old_orders, limit),
+            waiting_refunds=_delete(tx, _DELETE_WAITING, old_orders_ms, limit),
             collects=_delete(tx, _DELETE_COLLECTS, old_ms, limit),
         )
 

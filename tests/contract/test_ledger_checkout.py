@@ -32,6 +32,7 @@ from tests.contract.ledger_fixture import (
     APPLIED,
     CREDITS_VISIBLE_AFTER_S,
     LEASE_S,
+    ORDERS_RETENTION_S,
     Records,
     claim,
     order_only,
@@ -348,6 +349,20 @@ async def test_refund_takes_up_no_debit_that_a_person_gave_up(debiting: Desk) ->
     recording = await debiting.refund(2000)
     assert (recording.recorded, recording.fresh) == (Recorded.TAKEN, ())
     assert await debiting.held() == 3001
+
+
+async def test_waiting_refund_is_forgotten_once_nothing_can_come_of_it(desk: Desk) -> None:
+    """It names a card."""
+    ledger, clock = desk.ledger, desk.clock
+    await desk.refund(500, "r1")
+    await desk.refund(500, "r2")
+    clock.advance(ORDERS_RETENTION_S + 1)
+    assert await ledger.expire_waiting_refunds(older_than_ms=clock.now_ms()) == 2
+    await ledger.reject(refund_key("r1"), by="anna")
+    assert (await ledger.purge(limit=10)).waiting_refunds == 1
+    assert (await ledger.purge(limit=10)).waiting_refunds == 0
+    await desk.capture()
+    assert await desk.held() == 734
 
 
 # -- balances
