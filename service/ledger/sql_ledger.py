@@ -276,16 +276,16 @@ class SqlLedger:
     # -- the checkout's calls
 
     async def record_capture(self, capture: PlannedCapture) -> Recording:
-        return await self.work(lambda tx: checkout.write_capture(tx, capture))
+        return await self._plan_alone(lambda tx: checkout.write_capture(tx, capture))
 
     async def record_refund(self, refund: PlannedRefund) -> Recording:
-        return await self.work(lambda tx: checkout.write_refund(tx, refund))
+        return await self._plan_alone(lambda tx: checkout.write_refund(tx, refund))
 
     async def record_call(self, call: Call, plan: Plan) -> PlanResult:
-        return await self.work(lambda tx: checkout.write_call(tx, call, plan))
+        return await self._plan_alone(lambda tx: checkout.write_call(tx, call, plan))
 
     async def register_again(self, call: Call, effect: PlannedEffect) -> ReadyEffect | None:
-        return await self.work(lambda tx: checkout.register_again(tx, call, effect))
+        return await self._plan_alone(lambda tx: checkout.register_again(tx, call, effect))
 
     async def known_balance(self, card: str) -> KnownBalance:
         return await self._hot_reads.run(partial(holds.read_known_balance, card=card))
@@ -348,6 +348,10 @@ class SqlLedger:
     async def work(self, run: Callable[[Tx], R], *, after_commit: Step | None = None) -> R:
         """Carry out `run` in the writer's next transaction. Raises: LedgerUnavailableError."""
         return cast(R, await self._submit(Work(run, after_commit)))
+
+    async def _plan_alone(self, run: Callable[[Tx], R]) -> R:
+        """As `work`, for what asks that no other process plans."""
+        return cast(R, await self._submit(Work(run, plans_alone=True)))
 
     async def _submit(self, operation: Operation) -> Any:
         try:

@@ -34,11 +34,13 @@ class Work:
     """
     Any other change; runs behind a savepoint, so that its failure is its own.
 
-    `after_commit` is the step to report once it is committed.
+    `after_commit` is the step to report once it is committed. `plans_alone`: it asks that no other
+    process plans.
     """
 
     run: Callable[[Tx], Any]
     after_commit: Step | None = None
+    plans_alone: bool = False
 
 
 Operation = PlansRequest | ClaimRequest | SettleRequest | Work
@@ -133,6 +135,10 @@ class Writer:
         claims: list[tuple[int, ClaimRequest]] = []
         outcomes: list[tuple[int, SettleRequest]] = []
         works: list[tuple[int, Work]] = []
+        if any(map(_plans_alone, operations)):
+            # Before anything else is locked: two processes that each have what the other one
+            # waits for would stand still until the server ends one of them.
+            tx.plan_alone()
         for index, operation in enumerate(operations):
             if isinstance(operation, ClaimRequest):
                 claims.append((index, operation))
@@ -155,6 +161,16 @@ class Writer:
         for index, work in works:
             results[index] = _work(tx, work)
         return results
+
+
+def _plans_alone(operation: Operation) -> bool:
+    match operation:
+        case Work():
+            return operation.plans_alone
+        case PlansRequest():
+            return any(planned.plan.earn is not None for planned in operation.planned)
+        case _:
+            return False
 
 
 def _plan(tx: Tx, operation: PlansRequest) -> object:

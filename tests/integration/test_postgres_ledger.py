@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from service.domain.call_planning import CallPlanner, CallPolicy
+from service.domain.checkout import Call, CallOperation, Reading, Spending
 from service.domain.effects import Kind, Lane, Outcome
 from service.domain.ledger import (
     Disposition,
@@ -13,6 +15,8 @@ from service.domain.ledger import (
     Settlement,
 )
 from service.domain.planning import Plan
+from service.ledger.sql_ledger import SqlLedger
+from service.splio.requests import SplioRenderer
 from tests.contract.ledger_fixture import (
     APPLIED,
     RETENTION_S,
@@ -203,3 +207,26 @@ async def test_what_a_replay_brings_back_is_not_purged(home: SharedHome, records
         await two.settle(await claim(two, effect), Settlement(Outcome.REJECTED, reason="x"))
         *_, letter = (await two.list_dead_letters()).items
         assert (await two.dead_letter(letter["id"])).record
+
+
+async def test_calls_and_records_of_two_processes_wait_for_each_other_in_one_order(
+    home: SharedHome, postgres_server: PostgresServer
+) -> None:
+    """A deadlock costs both a second, and a checkout waits no longer than three."""
+    planner = CallPlanner(CallPolicy("main", rewards=((1, "PT1"),)), SplioRenderer())
+    before = len(postgres_server.log_text())
+
+    async def work(ledger: SqlLedger, name: str) -> None:
+        for number in range(25):
+            order = f"{name}{number}"
+            spending = Spending("club", order, order, "2171707962088", 5, "EUR")
+            call = Call(CallOperation.CAPTURE, order, order, b"{}", home.clock.now_ms(), "")
+            await asyncio.gather(
+                ledger.record_plans([Records().planned(order_only(order))], []),
+                ledger.record_balance(Reading("2171707962088", 99, home.clock.now_ms())),
+                ledger.record_capture(planner.capture(spending, call)),
+            )
+
+    async with home.two() as (one, two, _):
+        await asyncio.gather(work(one, "a"), work(two, "b"))
+    assert "deadlock detected" not in postgres_server.log_text()[before:]
