@@ -158,11 +158,10 @@ class Registrations:
         """Carry the claimed attempt out and record how it ended. Raises: the errors of Splio."""
         card: str | None = None
         failure: RelayError | None = None
+        deadline_s = self._deadline_s()  # that of the claim, however long the permit takes
         try:
             permit = await self._splio.checkout_permit()
-            ended, card = await self._handler.register(
-                claim, permit=permit, deadline_s=self._deadline_s()
-            )
+            ended, card = await self._handler.register(claim, permit=permit, deadline_s=deadline_s)
             settlement = ended.settlement
         except RelayError as error:
             failure = error
