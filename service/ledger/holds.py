@@ -101,8 +101,11 @@ _READ_UNSETTLED_CARDS: Final = (
     "SELECT DISTINCT card FROM holds INDEXED BY holds_open "
     "WHERE ended_at IS NULL AND revision > 0 AND card > ? ORDER BY card LIMIT ?"
 )
+# In two halves, as the sum of a few mistaken amounts is more than SQLite's integers hold.
+_HALF_BITS: Final = 32
 _COUNT_OPEN: Final = (
-    "SELECT count(*), coalesce(sum(points - shrunk - shown), 0), min(received_at) "
+    f"SELECT count(*), coalesce(sum((points - shrunk - shown) >> {_HALF_BITS}), 0), "
+    f"coalesce(sum((points - shrunk - shown) & {2**_HALF_BITS - 1}), 0), min(received_at) "
     "FROM holds INDEXED BY holds_open WHERE ended_at IS NULL"
 )
 _VOID: Final = KeyStatement(
@@ -228,8 +231,8 @@ def read_unsettled_cards(connection: Connection, limit: int, after: str | None) 
 
 def count_open(connection: Connection) -> tuple[int, int, int | None]:
     """How many holds are open, their points, and when the oldest capture came."""
-    row: tuple[int, int, int | None] = connection.execute(_COUNT_OPEN).fetchone()
-    return row[0], int(row[1]), row[2]
+    count, upper, lower, oldest = connection.execute(_COUNT_OPEN).fetchone()
+    return count, (int(upper) << _HALF_BITS) + int(lower), oldest
 
 
 def list_holds(connection: Connection, *, only_open: bool, limit: int, after: str | None) -> Page:

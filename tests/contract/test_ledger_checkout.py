@@ -547,6 +547,16 @@ async def test_open_holds_are_counted(desk: Desk) -> None:
     assert (tally.holds, tally.held_points, tally.unseen_credits) == (0, 0, 0)
 
 
+async def test_holds_are_counted_however_many_points_they_hold(desk: Desk) -> None:
+    """A unit that was mistaken must not keep all else from being counted."""
+    most = 2**63 - 1
+    for key in ("k1", "k2"):
+        await desk.capture(replace(SPENT, transaction_key=key, points=most))
+    tally = await desk.ledger.tally()
+    assert (tally.holds, tally.held_points) == (2, 2 * most)
+    assert await desk.held() == 2 * most
+
+
 # -- collects
 
 
