@@ -51,9 +51,19 @@ class CallRenderer(Protocol):
     """Renders the requests to store with the effects of calls, in the words of the platform."""
 
     def credit(
-        self, *, key: EffectKey, card: str, points: int, at: datetime, timezone: str
+        self,
+        *,
+        key: EffectKey,
+        card: str,
+        points: int,
+        at: datetime,
+        timezone: str,
+        is_given_back: bool = False,
     ) -> RenderedRequest:
-        """The request that books `points` on `card`. Raises: ValueError for an unusable card."""
+        """
+        The request that books `points` on `card`, of the kind that can be spent if they are given
+        back. Raises: ValueError for an unusable card.
+        """
         ...
 
     def grant(
@@ -101,7 +111,9 @@ class CallPlanner:
             capture_key=self._key(Kind.CAPTURE, spending),
             fingerprint=_spent(spending),
             spending=spending,
-            request=self._credit(key, spending.card, spending.points, call.received_at_ms),
+            request=self._credit(
+                key, spending.card, spending.points, call.received_at_ms, is_given_back=True
+            ),
             debits=self._debits,
             call=call,
         )
@@ -190,7 +202,13 @@ class CallPlanner:
         return effect_key(self._policy.tenant, kind, spending.program, part)
 
     def _credit(
-        self, key: EffectKey, card: str, points: int, received_at_ms: int
+        self,
+        key: EffectKey,
+        card: str,
+        points: int,
+        received_at_ms: int,
+        *,
+        is_given_back: bool = False,
     ) -> RenderedRequest:
         return self._renderer.credit(
             key=key,
@@ -198,6 +216,7 @@ class CallPlanner:
             points=points,
             at=_moment(received_at_ms),
             timezone=self._policy.timezone,
+            is_given_back=is_given_back,
         )
 
     def _debits(

@@ -126,15 +126,24 @@ class SplioRenderer:
         return self._credit(key, card=card, points=points, date=date)
 
     def credit(
-        self, *, key: EffectKey, card: str, points: int, at: datetime, timezone: str
+        self,
+        *,
+        key: EffectKey,
+        card: str,
+        points: int,
+        at: datetime,
+        timezone: str,
+        is_given_back: bool = False,
     ) -> RenderedRequest:
         """
         The request that books `points` on `card`, as that of earned points does.
 
+        Args:
+            is_given_back: points that were spent; they are `nq`, whatever kind is earned.
         Raises: ValueError for a card number that cannot be a part of a path.
         """
         date = splio_date(at, timezone, self._hours)
-        return self._credit(key, card=card, points=points, date=date)
+        return self._credit(key, card=card, points=points, date=date, is_nq=is_given_back)
 
     def grant(
         self, *, key: EffectKey, card: str, reward: str, quantity: int, at: datetime, timezone: str
@@ -177,9 +186,11 @@ class SplioRenderer:
             prerequisites=(self._contact(customer, contact_id, language),),
         )
 
-    def _credit(self, key: EffectKey, *, card: str, points: int, date: str) -> RenderedRequest:
+    def _credit(
+        self, key: EffectKey, *, card: str, points: int, date: str, is_nq: bool = False
+    ) -> RenderedRequest:
         repeat_key = idempotency_key(key)
-        is_nq = self._points_kind == "nq"
+        is_nq = is_nq or self._points_kind == "nq"
         body = {
             "event_date": date,
             "nq_points_quantity": points if is_nq else 0,

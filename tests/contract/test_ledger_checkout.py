@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import orjson
 import pytest
 
 from consumers.planner import RecordPlanner
@@ -184,6 +185,13 @@ async def test_capture_beyond_the_known_balance_says_so_and_is_taken(desk: Desk)
 
 
 # -- refunds
+
+
+def test_refund_gives_back_points_that_can_be_spent(desk: Desk) -> None:
+    renderer = SplioRenderer(points_kind="q")
+    earning = replace(desk, planner=CallPlanner(CallPolicy("main"), renderer))
+    body = orjson.loads(earning.planned_refund(500, "r1").request.body)
+    assert (body["nq_points_quantity"], body["q_points_quantity"]) == (500, 0)
 
 
 async def test_refund_shrinks_a_capture_that_was_not_attempted(desk: Desk) -> None:

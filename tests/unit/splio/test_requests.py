@@ -310,10 +310,23 @@ def test_refund_is_a_credit_with_its_own_keys() -> None:
         "is_final": False,
         "idempotency_key": idempotency_key(REFUND_KEY),
     }
-    q_points = SplioRenderer(points_kind="q").credit(
-        key=REFUND_KEY, card="1", points=12, at=AT, timezone="UTC"
+
+
+@pytest.mark.parametrize(("is_given_back", "points"), [(False, (0, 12)), (True, (12, 0))])
+def test_points_that_are_given_back_are_of_the_kind_that_was_spent(
+    is_given_back: bool, points: tuple[int, int]
+) -> None:
+    """Rewards cost `nq` points, and balances count them, also where `q` points are earned."""
+    request = SplioRenderer(points_kind="q").credit(
+        key=REFUND_KEY,
+        card="1",
+        points=12,
+        at=AT,
+        timezone="UTC",
+        is_given_back=is_given_back,
     )
-    assert exact(q_points.body)["q_points_quantity"] == 12
+    body = exact(request.body)
+    assert (body["nq_points_quantity"], body["q_points_quantity"]) == points
 
 
 def granted(renderer: SplioRenderer, reward: str = "PT100") -> RenderedRequest:
