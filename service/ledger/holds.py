@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from service.domain.checkout import KnownBalance, Reading
-from service.domain.effects import EffectKey
+from service.domain.effects import EffectKey, Kind
 from service.domain.errors import NotFoundError, WrongStateError
 from service.domain.ledger import Page
 from service.ledger.database import Connection, KeyStatement, Query, mappings
@@ -74,6 +74,13 @@ _UNSEEN: Final = (
 _READ_UNSEEN: Final = Query(
     ("effect_key", "points"),
     f"FROM effects WHERE {_UNSEEN} AND effect_key IN (:keys)",
+    locked="effect_key",
+)
+# What Splio has for longer than it may take to show it, it shows, also where that cannot be seen.
+_READ_UNDER_WAY: Final = Query(
+    ("effect_key",),
+    f"FROM effects WHERE {_UNSEEN} AND (state <> 'applied' OR settled_at >= ?) "
+    "AND effect_key IN (:keys)",
     locked="effect_key",
 )
 # Guarantees: a debit is counted as shown once.
@@ -279,8 +286,9 @@ def end_hold(tx: Tx, key: EffectKey, *, by: str) -> None:
     if hold.ended_at is not None:
         raise WrongStateError("hold_ended", f"{key} has ended already")
     keys = hold.debit_keys
-    if keys and (unseen := _READ_UNSEEN.rows_for(tx.connection, keys)):
-        under_way = ", ".join(sorted(name for name, _ in unseen))
+    visible_ms = tx.now_ms - round(tx.config.visible_after_s[Kind.DEBIT] * 1000)
+    if keys and (unseen := _READ_UNDER_WAY.rows_for(tx.connection, keys, visible_ms)):
+        under_way = ", ".join(sorted(name for (name,) in unseen))
         raise WrongStateError("debits_under_way", f"not known yet whether Splio shows {under_way}")
     void_debits(tx, keys, reason="hold_ended")
     change(tx, hold, ended_by=by)

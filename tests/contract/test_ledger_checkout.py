@@ -519,6 +519,19 @@ async def test_hold_with_debits_under_way_cannot_be_ended(debiting: Desk) -> Non
     assert await state_of(debiting.ledger, debit_key(1000)) == State.VOID
 
 
+async def test_hold_can_be_ended_though_splio_never_shows_its_debits(debiting: Desk) -> None:
+    """Applied for as long as Splio may take to show it, a debit is in the balance."""
+    await debit_all(debiting, await debiting.capture())
+    debiting.clock.advance(CREDITS_VISIBLE_AFTER_S)
+    with pytest.raises(WrongStateError):
+        await debiting.ledger.end_hold(capture_key(), by="anna")
+    debiting.clock.advance(1)
+    await debiting.ledger.end_hold(capture_key(), by="anna")
+    assert await debiting.held() == 0
+    # What was taken is given back by a credit.
+    assert [effect.key for effect in (await debiting.refund(500)).fresh] == [refund_key()]
+
+
 async def test_refund_behind_a_hold_that_a_person_ended_is_kept_for_a_person(
     debiting: Desk,
 ) -> None:
