@@ -1,23 +1,23 @@
 """Balances for shoppers: the newest that Splio's limit allows, the last known one otherwise."""
 
 import asyncio
-import heapq
 import logging
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Final
 
 from consumers.balances import BalanceReader
 from service.domain.checkout import CheckoutLedger, KnownBalance
-from service.domain.clock import Clock
+from service.domain.clock import Clock, time_limit
 from service.domain.errors import RelayError, RetryableError
 from service.domain.loyalty import LoyaltySplio
 from service.domain.ports import Permit
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import BALANCE_ANSWERS, Metrics
 
 PERMIT_WITHIN_S: Final = 0.5  # a shopper waits no longer for the limiter
 KNOWN_FOR_S: Final = 15 * 60.0  # an older value is not answered any more
+_ANSWERING_S: Final = 0.25  # of a call's time, left for what is known when Splio says nothing
 _RETRY_AFTER_S: Final = 2.0
 _AT_ONCE: Final = 32  # questions under way; the limiter lets far fewer through
 
@@ -26,15 +26,19 @@ logger = logging.getLogger("relay.balances")
 
 @dataclass(slots=True)
 class _Question:
-    """One card that somebody waits for; all who ask for it share the answer."""
+    """
+    One card that somebody waits for; all who ask for it share the answer.
+
+    `place`: the most urgent has the least. `is_told`: Splio told the balance, and it is recorded.
+    """
 
     card: str
+    place: tuple[int, int]
     traceparent: str
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: int = 0
-    answer: asyncio.Future[KnownBalance] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    is_told: bool = False
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Balances:
@@ -43,6 +47,9 @@ class Balances:
 
     Cards never asked about go before refreshes, and of these the one with the oldest value. What
     is held of a card is read anew for every answer, so a capture shows at once.
+
+    Args:
+        timeout_s: of a whole call: what is known is answered in time before it ends.
     """
 
     def __init__(
@@ -62,26 +69,34 @@ class Balances:
         self._splio = splio
         self._reader = reader
         self._clock = clock
-        self._answers = metrics.balance_answers
+        self._count = {answer: metrics.balance_answers.labels(answer) for answer in BALANCE_ANSWERS}
         self._fresh_ms = int(fresh_s * 1000)
         self._timeout_s = timeout_s
+        self._answer_within_s = max(timeout_s - _ANSWERING_S, timeout_s / 2)
         self._permit_within_s = permit_within_s
         self._known_for_ms = int(known_for_s * 1000)
-        self._questions: dict[str, _Question] = {}
-        self._urgent: list[tuple[int, int, _Question]] = []
         self._arrival = count()
-        self._pump: asyncio.Task[None] | None = None
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._waiting: dict[str, _Question] = {}
+        self._under_way: dict[str, _Question] = {}
         self._asking: set[asyncio.Task[None]] = set()
+        self._pump: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    @property
+    def waiting(self) -> int:
+        """Cards that wait for a permit."""
+        return len(self._waiting)
 
     async def close(self) -> None:
-        """Stop asking; who still waits gets an error."""
-        tasks: AbstractSet[asyncio.Task[None]] = self._asking | (
-            {self._pump} if self._pump else set()
-        )
+        """Stop asking; who still waits gets what is known."""
+        self._is_closed = True
+        tasks = [*self._asking, *([self._pump] if self._pump else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for question in self._waiting.values():
+            question.begun.set()
+            question.ended.set()
 
     async def usable(self, card: str, *, traceparent: str) -> int | None:
         """
@@ -92,76 +107,73 @@ class Balances:
         """
         known = await self._ledger.known_balance(card)
         if self._age_ms(known) <= self._fresh_ms:
-            self._answers.labels("fresh").inc()
+            self._count["fresh"].inc()
             return known.usable
-        newer = await self._ask(card, known, traceparent)
-        if newer is not None:
-            self._answers.labels("asked").inc()
-            return newer.usable
+        is_told = await self._ask(card, known, traceparent)
+        # Meanwhile points may have been captured, or an operator may have ended a hold.
+        known = await self._ledger.known_balance(card)
         if self._age_ms(known) > self._known_for_ms:
-            self._answers.labels("unknown").inc()
+            self._count["unknown"].inc()
             raise RetryableError("balance_unknown", retry_after_s=_RETRY_AFTER_S)
-        self._answers.labels("last_known").inc()
-        return (await self._ledger.known_balance(card)).usable
+        self._count["asked" if is_told else "last_known"].inc()
+        return known.usable
 
     def _age_ms(self, known: KnownBalance) -> float:
         if known.asked_at_ms is None:
             return float("inf")
         return self._clock.now_ms() - known.asked_at_ms
 
-    async def _ask(self, card: str, known: KnownBalance, traceparent: str) -> KnownBalance | None:
-        """What Splio says now; None when it cannot be asked in time."""
-        question = self._questions.get(card)
+    async def _ask(self, card: str, known: KnownBalance, traceparent: str) -> bool:
+        """Have Splio asked; whether it told the balance in time."""
+        if self._is_closed:
+            return False
+        question = self._under_way.get(card) or self._waiting.get(card)
         if question is None:
-            question = self._questions[card] = _Question(card, traceparent)
             urgency = -1 if known.asked_at_ms is None else known.asked_at_ms
-            heapq.heappush(self._urgent, (urgency, next(self._arrival), question))
+            question = _Question(card, (urgency, next(self._arrival)), traceparent)
+            self._waiting[card] = question
             if self._pump is None or self._pump.done():
                 self._pump = asyncio.create_task(self._hand_out(), name="balances")
         question.waiting += 1
         try:
-            async with asyncio.timeout(self._permit_within_s):
-                await question.begun.wait()
-            async with asyncio.timeout(self._timeout_s):
-                return await asyncio.shield(question.answer)
-        except (TimeoutError, RelayError):
-            return None
+            async with time_limit(self._clock, self._answer_within_s):
+                async with time_limit(self._clock, self._permit_within_s):
+                    await question.begun.wait()
+                await question.ended.wait()
+        except TimeoutError:
+            return False
+        else:
+            return question.is_told
         finally:
             question.waiting -= 1
-            if not question.waiting and not question.begun.is_set():
-                # Nobody waits for it any more; the pump passes it over.
-                self._questions.pop(card, None)
+            if not question.waiting and self._waiting.get(card) is question:
+                del self._waiting[card]
 
     async def _hand_out(self) -> None:
-        """Give each permit to the question that is most urgent when the permit comes."""
-        while self._waits():
-            await self._slots.acquire()
+        """
+        Give each permit to the question that is most urgent when the permit comes.
+
+        The place at the limiter is kept when nobody waits any more: the next shopper has it, and
+        a permit that comes before that is handed back.
+        """
+        while self._waiting:
+            if len(self._asking) >= _AT_ONCE:
+                await asyncio.wait(self._asking, return_when=asyncio.FIRST_COMPLETED)
+                continue
             permit = await self._splio.checkout_permit()
-            question = self._most_urgent()
-            if question is None:
+            if not self._waiting:
                 permit.hand_back()
-                self._slots.release()
                 return
+            question = min(self._waiting.values(), key=lambda question: question.place)
+            self._under_way[question.card] = self._waiting.pop(question.card)
             question.begun.set()
             task = asyncio.create_task(self._answer(question, permit), name="balance")
             self._asking.add(task)
-            task.add_done_callback(self._asked)
-
-    def _asked(self, task: asyncio.Task[None]) -> None:
-        self._asking.discard(task)
-        self._slots.release()
-
-    def _waits(self) -> bool:
-        while self._urgent and not self._urgent[0][2].waiting:
-            heapq.heappop(self._urgent)
-        return bool(self._urgent)
-
-    def _most_urgent(self) -> _Question | None:
-        return heapq.heappop(self._urgent)[2] if self._waits() else None
+            task.add_done_callback(partial(self._asked, question, permit))
 
     async def _answer(self, question: _Question, permit: Permit) -> None:
         try:
-            known = await self._reader.read(
+            await self._reader.read(
                 question.card,
                 permit=permit,
                 deadline_s=self._clock.monotonic_s() + self._timeout_s,
@@ -169,14 +181,11 @@ class Balances:
             )
         except RelayError as error:
             logger.warning("balance.not_read", extra={"reason": error.reason})
-            _finish(question.answer, error)
         else:
-            question.answer.set_result(known)
-        finally:
-            self._questions.pop(question.card, None)
-            question.answer.cancel()
+            question.is_told = True
 
-
-def _finish(answer: asyncio.Future[KnownBalance], error: RelayError) -> None:
-    answer.set_exception(error)
-    answer.exception()  # also when nobody waits any more, it was looked at
+    def _asked(self, question: _Question, permit: Permit, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        del self._under_way[question.card]
+        permit.hand_back()  # of a task that was cancelled before it began
+        question.ended.set()

@@ -15,11 +15,19 @@ from service.checkout.cards import Programs
 from service.domain.call_planning import CallPlanner
 from service.domain.checkout import Call, CallOperation, CheckoutLedger
 from service.domain.clock import Clock
+from service.domain.effects import Outcome
 from service.domain.errors import LedgerUnavailableError, PermanentError, RelayError, RetryableError
 from service.domain.events import Customer
-from service.domain.ledger import Claim, DispatchLedger, Disposition, Settlement
+from service.domain.ledger import (
+    Claim,
+    DispatchLedger,
+    Disposition,
+    ReadyEffect,
+    Settlement,
+)
 from service.domain.loyalty import Contact, LoyaltySplio
 from service.domain.planning import ContactKey, contact_key_of
+from service.domain.ports import Permit
 
 _RETRY_AFTER_S: Final = 2.0
 _CARDS_COMPARED: Final = 5  # of one customer in one programme; more is no customer
@@ -82,7 +90,7 @@ class Registrations:
         self._clock = clock
         self._random = random_
         self._hmac_key: bytes | None = None
-        self._attempts: set[asyncio.Task[str | None]] = set()
+        self._attempts: set[asyncio.Task[Card | None]] = set()
 
     async def close(self) -> None:
         """Attempts under way are abandoned with their claim in place: they are looked up."""
@@ -137,31 +145,38 @@ class Registrations:
         ready = next(iter(result.fresh), None)
         if ready is None and result.disposition is Disposition.REPEATED:
             ready = await self._ledger.register_again(call, effect)
-        claim = None
+        made = None
         if ready is not None:
+            attempt = asyncio.create_task(self._attempt(ready), name="register")
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._attempts.discard)
+            made = await asyncio.shield(attempt)
+        if made is None:
+            raise RetryableError("registration_under_way", retry_after_s=_RETRY_AFTER_S)
+        return made
+
+    async def _attempt(self, effect: ReadyEffect) -> Card | None:
+        """
+        Permit, claim, attempt: however long the limiter lets it wait, the lease outlasts it.
+
+        Returns: the card, None when it is not known yet. Raises: the errors of Splio.
+        """
+        permit = await self._splio.checkout_permit()
+        try:
             lease_s = self._config.timeout_s + self._config.lease_margin_s
-            claim = await self._ledger.claim(ready, lease_s=lease_s)
-        if claim is None:
-            raise RetryableError("registration_under_way", retry_after_s=_RETRY_AFTER_S)
-        return Card(await self._attempted(claim), is_new=True)
+            claim = await self._ledger.claim(effect, lease_s=lease_s)
+            return None if claim is None else await self._carried_out(claim, permit)
+        finally:
+            permit.hand_back()
 
-    async def _attempted(self, claim: Claim) -> str:
-        attempt = asyncio.create_task(self._attempt(claim), name="register")
-        self._attempts.add(attempt)
-        attempt.add_done_callback(self._attempts.discard)
-        card = await asyncio.shield(attempt)
-        if card is None:
-            raise RetryableError("registration_under_way", retry_after_s=_RETRY_AFTER_S)
-        return card
-
-    async def _attempt(self, claim: Claim) -> str | None:
-        """Carry the claimed attempt out and record how it ended. Raises: the errors of Splio."""
+    async def _carried_out(self, claim: Claim, permit: Permit) -> Card | None:
+        """Carry the claimed attempt out and record how it ended."""
         card: str | None = None
         failure: RelayError | None = None
-        deadline_s = self._deadline_s()  # that of the claim, however long the permit takes
         try:
-            permit = await self._splio.checkout_permit()
-            ended, card = await self._handler.register(claim, permit=permit, deadline_s=deadline_s)
+            ended, card = await self._handler.register(
+                claim, permit=permit, deadline_s=self._deadline_s()
+            )
             settlement = ended.settlement
         except RelayError as error:
             failure = error
@@ -179,7 +194,7 @@ class Registrations:
         )
         if failure is not None:
             raise failure
-        return card
+        return Card(card, is_new=settlement.outcome is Outcome.APPLIED) if card else None
 
     async def _record(self, claim: Claim, settlement: Settlement) -> None:
         """A known outcome is written until it is written."""

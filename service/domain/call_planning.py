@@ -30,6 +30,7 @@ from service.domain.events import Customer
 from service.domain.planning import Earn, Plan, PlannedEffect, Reason, earn_fingerprint
 
 _KEY_PART_LIMIT: Final = 64  # characters of a key; a longer one is hashed
+_HASHED: Final = "sha256-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,14 +306,14 @@ def read_call(body: bytes) -> tuple[CallOperation, Spending]:
 
 def _key_part(transaction_key: str) -> str:
     """
-    The transaction key as a part of ours: without a colon, and of a bounded length.
+    The transaction key as a part of ours: without a colon, of a bounded length, no two alike.
 
     SCAYLE's are 28 hexadecimal characters; what a key may be is not documented.
     """
     part = quote(transaction_key, safe="")
-    if len(part) <= _KEY_PART_LIMIT:
+    if len(part) <= _KEY_PART_LIMIT and not part.startswith(_HASHED):
         return part
-    return f"sha256-{hashlib.sha256(transaction_key.encode()).hexdigest()[:40]}"
+    return f"{_HASHED}{hashlib.sha256(transaction_key.encode()).hexdigest()[:40]}"
 
 
 def _spent(spending: Spending) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 
@@ -51,3 +53,20 @@ class SteadyClock:
     def drift_s(self) -> float:
         """The machine's clock less this one, in seconds."""
         return (time.time_ns() - time.monotonic_ns() - self._offset_ns) / 1e9
+
+
+@asynccontextmanager
+async def time_limit(clock: Clock, seconds: float) -> AsyncIterator[None]:
+    """As `asyncio.timeout`, by `clock`. Raises: TimeoutError."""
+    async with asyncio.timeout(None) as limit:
+        at_s = clock.monotonic_s() + seconds
+        expiry = asyncio.create_task(_expire(limit, clock, at_s), name="time-limit")
+        try:
+            yield
+        finally:
+            expiry.cancel()
+
+
+async def _expire(limit: asyncio.Timeout, clock: Clock, at_s: float) -> None:
+    await clock.sleep(at_s - clock.monotonic_s())
+    limit.reschedule(asyncio.get_running_loop().time())

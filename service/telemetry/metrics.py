@@ -54,6 +54,7 @@ WEBHOOK_OUTCOMES = (
     "disconnected",
     "unavailable",
 )
+BALANCE_ANSWERS = ("fresh", "asked", "last_known", "unknown")
 LOYALTY_OUTCOMES = (
     "answered",
     "taken",
@@ -234,7 +235,7 @@ class Metrics:
         self.balance_answers = self._counter(
             "relay_balance_answers_total",
             "Balances answered, by where they came from; unknown ones were refused.",
-            answer=("fresh", "asked", "last_known", "unknown"),
+            answer=BALANCE_ANSWERS,
         )
         self.points_captured = self._counter(
             "relay_points_captured_total", "Points that captures took, before any refund."

@@ -413,3 +413,10 @@ async def test_contact_that_the_programme_subscribes_by_itself_gets_one_card(
         again = await relay.call("POST", "register", {"type": PROGRAM, "customer": CUSTOMER})
         assert (again.status, again.json) == (200, first.json)
         assert await relay.requests("member.create") == 0
+
+
+async def test_splio_that_hangs_costs_a_call_its_time_and_not_its_answer(tmp_path: Path) -> None:
+    settings = {"balance_fresh": "0s", "loyalty_timeout": "1s"}
+    async with checkout(tmp_path, settings) as (relay, splio):
+        splio.add_fault(FaultRule("member.balance", "delay_before", seconds=3))
+        assert await balance(relay) == 2500

@@ -1,10 +1,13 @@
 """The steady clock: a jump of the machine's clock does not move it."""
 
+import asyncio
 import time
 
 import pytest
 
-from service.domain.clock import SteadyClock
+from service.domain.clock import SteadyClock, time_limit
+from tests.fakes.clock import FakeClock
+from tests.fakes.waiting import settle_down
 
 
 class Machine:
@@ -58,3 +61,36 @@ def test_a_new_one_takes_the_jump_over(machine: Machine) -> None:
 
     assert SteadyClock().now_ms() == machine.wall_ns // 1_000_000
     assert SteadyClock().drift_s() == 0
+
+
+async def test_time_limit_goes_by_the_clock_it_is_given() -> None:
+    clock = FakeClock()
+    limited = asyncio.create_task(_wait_for_ever(clock, 0.5))
+    await settle_down()
+    clock.advance(0.499)
+    await settle_down()
+    assert not limited.done()
+    clock.advance(0.001)
+    with pytest.raises(TimeoutError):
+        await limited
+    assert not clock.sleeping
+
+
+async def test_time_limit_leaves_what_is_done_in_time_alone() -> None:
+    clock = FakeClock()
+    async with time_limit(clock, 0.5):
+        await asyncio.sleep(0)
+    await settle_down()
+    assert not clock.sleeping
+    cancelled = asyncio.create_task(_wait_for_ever(clock, 0.5))
+    await settle_down()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    await settle_down()
+    assert not clock.sleeping
+
+
+async def _wait_for_ever(clock: FakeClock, limit_s: float) -> None:
+    async with time_limit(clock, limit_s):
+        await asyncio.Event().wait()
