@@ -2,16 +2,19 @@
 A lean HTTP load generator, run as a process of its own: `python -m tests.benchmarks.http_load`.
 
 It reads one JSON object (port, path, headers, body file, connections, seconds, rate) from its
-arguments and writes one with counts and latencies. With a rate, requests are due at fixed times
-and their latency counts from then, so that a server that stalls cannot hide it.
+arguments and writes one with counts and latencies. With `targets` in place of path and body these
+are got in turn. With a rate, requests are due at fixed times and their latency counts from then,
+so that a server that stalls cannot hide it.
 """
 
 import asyncio
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -29,7 +32,7 @@ class Tally:
 class Sender(asyncio.Protocol):
     """One keep-alive connection with one request under way."""
 
-    def __init__(self, requests: "Requests", tally: Tally) -> None:
+    def __init__(self, requests: "Source", tally: Tally) -> None:
         self._requests = requests
         self._tally = tally
         self._buffer = b""
@@ -64,6 +67,26 @@ class Sender(asyncio.Protocol):
         self.on_idle(self)
 
 
+class Source(Protocol):
+    """Where the bytes of requests come from."""
+
+    def next(self) -> bytes: ...
+
+
+class Targets:
+    """The bytes of GET requests, one target after the other, from the first again."""
+
+    def __init__(self, targets: Sequence[str], headers: Mapping[str, str]) -> None:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        self._requests = cycle(
+            f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}\r\n".encode()
+            for target in targets
+        )
+
+    def next(self) -> bytes:
+        return next(self._requests)
+
+
 class Requests:
     """The bytes of requests that differ in their order id."""
 
@@ -81,10 +104,17 @@ class Requests:
         return (b"%d" % self._number).join(self._parts)
 
 
-async def run(task: dict[str, Any], body: bytes) -> dict[str, Any]:
+def source_of(task: dict[str, Any]) -> Source:
+    """What the task says to send."""
+    if targets := task.get("targets"):
+        return Targets(targets, task["headers"])
+    return Requests(task["path"], task["headers"], Path(task["body"]).read_bytes())
+
+
+async def run(task: dict[str, Any]) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     tally = Tally()
-    requests = Requests(task["path"], task["headers"], body)
+    requests = source_of(task)
     senders: list[Sender] = []
     for _ in range(task["connections"]):
         _, sender = await loop.create_connection(
@@ -145,7 +175,7 @@ async def _send_at_rate(senders: list[Sender], rate: float, begin_s: float, end_
 
 def main() -> None:
     task = orjson.loads(sys.argv[1])
-    result = asyncio.run(run(task, Path(task["body"]).read_bytes()))
+    result = asyncio.run(run(task))
     sys.stdout.buffer.write(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS))
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from tests.benchmarks import (
+    bench_balance,
     bench_effects,
     bench_failover,
     bench_kafka_effects,
@@ -47,6 +48,7 @@ BENCHMARKS = (
     bench_ledger.BENCHMARK,
     bench_memory.BENCHMARK,
     bench_limits.BENCHMARK,
+    bench_balance.BENCHMARK,
     bench_kafka_receive.BENCHMARK,
     bench_kafka_effects.BENCHMARK,
     bench_kafka_latency.BENCHMARK,
