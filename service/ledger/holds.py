@@ -14,6 +14,7 @@ from service.ledger.outbox import note_outcomes
 from service.ledger.rows import change_one, void_followers
 from service.ledger.transaction import Tx
 
+_NEVER_ASKED: Final = (None, None)
 _MASK: Final = "'…' || substr(card, length(card) - 3)"  # P7: no card number in a list
 
 
@@ -97,9 +98,10 @@ _WRITE_BALANCE: Final = (
 )
 _FORGET_BALANCE: Final = "DELETE FROM balances WHERE card = ?"
 _READ_BALANCE: Final = "SELECT points, asked_at FROM balances WHERE card = ?"
-_READ_HELD: Final = (
-    "SELECT points - shrunk - shown, debits FROM holds INDEXED BY holds_open "
-    "WHERE ended_at IS NULL AND card = ?"
+_READ_BALANCES: Final = Query(("card", "points", "asked_at"), "FROM balances WHERE card IN (:keys)")
+_READ_HELD: Final = Query(
+    ("card", "points - shrunk - shown", "debits"),
+    "FROM holds INDEXED BY holds_open WHERE ended_at IS NULL AND card IN (:keys)",
 )
 _READ_SENT: Final = KeyStatement(
     f"SELECT effect_key FROM effects WHERE {_UNSEEN} AND effect_key IN (:keys)"
@@ -196,18 +198,24 @@ def is_over_balance(tx: Tx, card: str, points: int, *, known_for_ms: int) -> boo
 
 def read_known_balance(connection: Connection, card: str) -> KnownBalance:
     """See the port."""
-    row = connection.execute(_READ_BALANCE, (card,)).fetchone()
-    held, keys = 0, []
-    for points, debits in connection.execute(_READ_HELD, (card,)).fetchall():
-        held += points
-        keys += orjson.loads(debits)
-    sent = _READ_SENT.raw_rows(connection, keys) if keys else []
-    return KnownBalance(
-        at_splio=row[0] if row else None,
-        asked_at_ms=row[1] if row else None,
-        held=held,
-        unseen=tuple(EffectKey(key) for (key,) in sent),
-    )
+    return read_known_balances(connection, [card])[card]
+
+
+def read_known_balances(connection: Connection, cards: Sequence[str]) -> Mapping[str, KnownBalance]:
+    """What is known of each of these cards."""
+    told = {card: (points, at) for card, points, at in _READ_BALANCES.rows_for(connection, cards)}
+    held = dict.fromkeys(cards, 0)
+    card_of: dict[EffectKey, str] = {}
+    for card, points, debits in _READ_HELD.rows_for(connection, cards):
+        held[card] += points
+        card_of.update(dict.fromkeys(orjson.loads(debits), card))
+    unseen: dict[str, list[EffectKey]] = {}
+    for (key,) in _READ_SENT.raw_rows(connection, list(card_of)):
+        unseen.setdefault(card_of[key], []).append(EffectKey(key))
+    return {
+        card: KnownBalance(*told.get(card, _NEVER_ASKED), held[card], tuple(unseen.get(card, ())))
+        for card in cards
+    }
 
 
 def write_balance(tx: Tx, reading: Reading) -> KnownBalance | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from service.domain.checkout import (
     Call,
@@ -54,25 +54,13 @@ from service.ledger import (
     replays,
     shapes,
 )
+from service.ledger.balance_reads import BalanceReads, Reader
 from service.ledger.claims import ClaimRequest, SettleRequest
 from service.ledger.config import LedgerConfig
-from service.ledger.database import Connection
 from service.ledger.transaction import Tx
 from service.ledger.writer import Operation, PlansRequest, Work
 
 R = TypeVar("R")
-
-
-class Reader(Protocol):
-    """A connection that only reads."""
-
-    async def run(self, read: Callable[[Connection], R]) -> R:
-        """
-        Run `read` on the reader's thread; all its statements see the same.
-
-        Raises: LedgerUnavailableError.
-        """
-        ...
 
 
 class SqlLedger:
@@ -92,6 +80,7 @@ class SqlLedger:
         self._committer = committer
         self._hot_reads = hot_reads
         self._slow_reads = slow_reads
+        self._balance_reads = BalanceReads(hot_reads)
         self._purge = chores.Purge()
 
     # -- planning
@@ -288,7 +277,7 @@ class SqlLedger:
         return await self._plan_alone(lambda tx: checkout.register_again(tx, call, effect))
 
     async def known_balance(self, card: str) -> KnownBalance:
-        return await self._hot_reads.run(partial(holds.read_known_balance, card=card))
+        return await self._balance_reads.read(card)
 
     async def record_balance(self, reading: Reading) -> KnownBalance | None:
         return await self.work(lambda tx: holds.write_balance(tx, reading))

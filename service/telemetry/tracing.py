@@ -1,6 +1,6 @@
 """W3C trace context: one trace from SCAYLE's webhook to Splio's request and the outcome."""
 
-import os
+import random
 import re
 from typing import Final
 
@@ -34,8 +34,8 @@ def trace_id(traceparent: str) -> str:
 
 
 def _random_id(size_bytes: int) -> str:
-    """Random hex digits, not all zero."""
-    while True:
-        number = os.urandom(size_bytes)
-        if any(number):
-            return number.hex()
+    """
+    Random hex digits, not all zero; they are no secret, and the system's randomness would have
+    to be waited for.
+    """
+    return f"{random.randrange(1, 1 << 8 * size_bytes):0{2 * size_bytes}x}"

@@ -28,7 +28,7 @@ from service.domain.errors import (
 )
 from service.telemetry.metrics import LOYALTY_OUTCOMES, Metrics
 from service.telemetry.tracing import continue_trace, trace_id
-from service.web.answers import bytes_answer, json_answer, problem
+from service.web.answers import json_answer, problem, ready_answer
 from service.web.bodies import BodyError, check_media_type, read_body, refuse_body
 from service.web.dispatch import Handler, Router
 from service.web.loyalty_fields import (
@@ -79,7 +79,7 @@ class _Receipt:
     """How a call ended: its outcome, its answer and the fields of its log line."""
 
     outcome: str
-    answer: web.Response
+    answer: web.StreamResponse
     level: int = logging.INFO
     fields: dict[str, Any] = field(default_factory=dict)
 
@@ -88,6 +88,7 @@ class _Receipt:
 class _Asked:
     """A call that was understood so far."""
 
+    request: web.BaseRequest
     desk: CheckoutDesk
     fields: Fields
     call_id: str
@@ -204,7 +205,7 @@ class LoyaltyDoor:
                 body,
                 program=desk.programs.only,
             )
-            asked = _Asked(desk, fields, self._ids.next(), self._clock.now_ms(), trace)
+            asked = _Asked(request, desk, fields, self._ids.next(), self._clock.now_ms(), trace)
             async with asyncio.timeout(self._config.timeout_s):
                 receipt = await self._operations[operation](asked)
         except FieldError as error:
@@ -221,7 +222,7 @@ class LoyaltyDoor:
         factor = await asked.desk.rates.factor(
             call.program, call.currency, traceparent=asked.traceparent
         )
-        return _answered(dict.fromkeys(self._config.rate_fields, _number(factor)))
+        return _answered(asked, dict.fromkeys(self._config.rate_fields, _number(factor)))
 
     async def _balance(self, asked: _Asked) -> _Receipt:
         call = read_card(asked.fields)
@@ -229,25 +230,27 @@ class LoyaltyDoor:
         usable = await asked.desk.balances.usable(call.card, traceparent=asked.traceparent)
         if usable is None:
             raise NotFoundError("unknown_card", "Splio knows no member with this card")
-        return _answered({"balance": usable})
+        return _answered(asked, {"balance": usable})
 
     async def _validate(self, asked: _Asked) -> _Receipt:
         call = read_card(asked.fields)
         return self._judged(
-            await asked.desk.cards.is_good(call.card, call.program, traceparent=asked.traceparent)
+            asked,
+            await asked.desk.cards.is_good(call.card, call.program, traceparent=asked.traceparent),
         )
 
     async def _verify(self, asked: _Asked) -> _Receipt:
         call = read_verify(asked.fields)
         return self._judged(
+            asked,
             await asked.desk.cards.belongs_to(
                 call.card, call.email, call.program, traceparent=asked.traceparent
-            )
+            ),
         )
 
-    def _judged(self, is_valid: bool) -> _Receipt:
+    def _judged(self, asked: _Asked, is_valid: bool) -> _Receipt:
         if is_valid:
-            return _answered({"valid": True})
+            return _answered(asked, {"valid": True})
         answer = json_answer({"valid": False}, status=self._config.invalid_status)
         return _Receipt("invalid", answer)
 
@@ -283,11 +286,12 @@ class LoyaltyDoor:
         )
         if result is CollectResult.CONFLICT:
             return _conflict(result.value, call.order_id)
-        return _done(result.value, call.order_id)
+        return _done(asked, result.value, call.order_id)
 
     async def _capture(self, asked: _Asked) -> _Receipt:
         call = read_spending(asked.fields)
         return _recorded(
+            asked,
             await asked.desk.spendings.capture(
                 _spending(call),
                 call_id=asked.call_id,
@@ -300,6 +304,7 @@ class LoyaltyDoor:
     async def _refund(self, asked: _Asked) -> _Receipt:
         call = read_spending(asked.fields)
         return _recorded(
+            asked,
             await asked.desk.spendings.refund(
                 _spending(call),
                 call_id=asked.call_id,
@@ -321,18 +326,18 @@ def _spending(call: SpendingCall) -> Spending:
     )
 
 
-def _recorded(recorded: Recorded, order_id: str) -> _Receipt:
+def _recorded(asked: _Asked, recorded: Recorded, order_id: str) -> _Receipt:
     if recorded.value in _CONFLICTS:
         return _conflict(recorded.value, order_id)
-    return _done(recorded.value, order_id)
+    return _done(asked, recorded.value, order_id)
 
 
-def _answered(document: Mapping[str, Any]) -> _Receipt:
-    return _Receipt("answered", json_answer(document))
+def _answered(asked: _Asked, document: Mapping[str, Any]) -> _Receipt:
+    return _Receipt("answered", ready_answer(asked.request, orjson.dumps(document)))
 
 
-def _done(outcome: str, order_id: str) -> _Receipt:
-    answer = bytes_answer(_DONE, content_type="application/json")
+def _done(asked: _Asked, outcome: str, order_id: str) -> _Receipt:
+    answer = ready_answer(asked.request, _DONE)
     return _Receipt(outcome, answer, fields={"order_id": order_id})
 
 

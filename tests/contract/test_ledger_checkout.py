@@ -1,5 +1,6 @@
 """Captures, refunds, collects and balances: every point spent counts once."""
 
+import asyncio
 from dataclasses import dataclass, replace
 
 import orjson
@@ -623,3 +624,39 @@ async def test_collect_that_does_not_come_is_counted_after_a_day(
     assert (await desk.ledger.tally()).late_collects == 0
     desk.clock.advance(24 * 3600 + 1)
     assert (await desk.ledger.tally()).late_collects == 1
+
+
+async def test_many_balances_asked_for_at_once_are_those_of_their_cards(desk: Desk) -> None:
+    """More of them than one statement takes, some with holds, some never asked about."""
+    cards = [f"card-{number}" for number in range(300)]
+    for number, card in enumerate(cards[:200]):
+        await desk.ledger.record_balance(Reading(card, 1000 + number, desk.clock.now_ms()))
+    for card in cards[100:102]:
+        for key in ("one", "two"):
+            await desk.capture(replace(SPENT, card=card, transaction_key=card + key, points=10))
+    known = await asyncio.gather(*map(desk.ledger.known_balance, cards))
+    assert [each.at_splio for each in known] == [*range(1000, 1200), *[None] * 100]
+    assert {card for card, each in zip(cards, known, strict=True) if each.held == 20} == {
+        "card-100",
+        "card-101",
+    }
+    assert sum(each.held for each in known) == 40
+
+
+async def test_capture_shows_in_every_balance_asked_for_after_it(desk: Desk) -> None:
+    """Also while others ask all the time."""
+    await desk.ledger.record_balance(Reading(CARD, 10_000, desk.clock.now_ms()))
+    at_least = 0
+
+    async def shop() -> None:
+        while at_least < 20:
+            before = at_least
+            assert (await desk.held()) >= before
+            await asyncio.sleep(0)
+
+    shopping = [asyncio.create_task(shop()) for _ in range(8)]
+    for number in range(1, 21):
+        await desk.capture(replace(SPENT, transaction_key=f"k{number}", points=1))
+        at_least = number
+        assert await desk.held() == number
+    await asyncio.gather(*shopping)

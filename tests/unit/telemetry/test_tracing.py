@@ -1,6 +1,6 @@
 """Trace context: valid traces are continued, everything else begins a new one."""
 
-import os
+import random
 import re
 from typing import Final
 
@@ -74,10 +74,11 @@ def test_new_traces_differ() -> None:
 
 
 def test_random_ids_are_never_all_zero(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = iter([bytes(16), b"\1" * 16, bytes(8), b"\2" * 8])
-    monkeypatch.setattr(os, "urandom", lambda _: next(drawn))
-
-    assert new_traceparent() == f"00-{'01' * 16}-{'02' * 8}-01"
+    """Nor longer than they may be."""
+    monkeypatch.setattr(random, "randrange", lambda least, _: least)
+    assert new_traceparent() == f"00-{1:032x}-{1:016x}-01"
+    monkeypatch.setattr(random, "randrange", lambda _, beyond: beyond - 1)
+    assert new_traceparent() == f"00-{'f' * 32}-{'f' * 16}-01"
 
 
 @given(st.text() | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-z]{2}.*"))
