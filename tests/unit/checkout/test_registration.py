@@ -277,6 +277,8 @@ async def test_attempt_that_failed_is_the_consumers(
 
 
 async def test_programme_that_subscribes_by_itself_is_waited_for(counter: Counter) -> None:
+    """With a contact that is made by this very registration."""
+    del counter.splio.contacts[EMAIL]
     counter.splio.programs["1"] = replace(PROGRAM, subscribes_automatically=True)
     with pytest.raises(RetryableError, match="registration_under_way"):
         await counter.register()
