@@ -183,18 +183,7 @@ class CallPlanner:
                 )
             case CallOperation.REFUND if kind == Kind.REFUND:
                 call = Call(operation, call_id, spending.order_key, body, received_at_ms, "")
-                refund = self.refund(spending, call)
-                effect = PlannedEffect(
-                    key=refund.key,
-                    kind=Kind.REFUND,
-                    lane=LANE_OF[Kind.REFUND],
-                    order_key=spending.order_key,
-                    fingerprint=refund.fingerprint,
-                    state=State.DUE,
-                    request=refund.request,
-                    points=spending.points,
-                )
-                return Plan(spending.order_key, (effect,))
+                return Plan(spending.order_key, (self.refund(spending, call).effect,))
             case _:
                 raise PoisonMessageError("not_replayable", f"a {operation} is not planned again")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from service.domain.effects import EffectKey, RenderedRequest
+from service.domain.effects import LANE_OF, EffectKey, Kind, RenderedRequest, State
 from service.domain.ledger import Page, PlanResult, ReadyEffect
 from service.domain.planning import Plan, PlannedEffect
 
@@ -75,6 +75,21 @@ class PlannedCapture:
     debits: Debits
     call: Call
 
+    @property
+    def effect(self) -> PlannedEffect:
+        """The capture itself: settled by the hold that is written with it."""
+        return PlannedEffect(
+            key=self.key,
+            kind=Kind.CAPTURE,
+            lane=LANE_OF[Kind.CAPTURE],
+            order_key=self.spending.order_key,
+            fingerprint=self.fingerprint,
+            state=State.APPLIED,
+            request=None,
+            reason="hold",
+            points=self.spending.points,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedRefund:
@@ -87,6 +102,20 @@ class PlannedRefund:
     request: RenderedRequest
     debits: Debits
     call: Call
+
+    @property
+    def effect(self) -> PlannedEffect:
+        """The refund as a credit that is due."""
+        return PlannedEffect(
+            key=self.key,
+            kind=Kind.REFUND,
+            lane=LANE_OF[Kind.REFUND],
+            order_key=self.spending.order_key,
+            fingerprint=self.fingerprint,
+            state=State.DUE,
+            request=self.request,
+            points=self.spending.points,
+        )
 
 
 class Recorded(StrEnum):

@@ -15,7 +15,7 @@ from service.domain.checkout import (
     Recording,
     Spending,
 )
-from service.domain.effects import LANE_OF, EffectKey, Kind, State, contradicts
+from service.domain.effects import EffectKey, State, contradicts
 from service.domain.ledger import PlannedRecord, PlanResult, ReadyEffect
 from service.domain.planning import Plan, PlannedEffect, Reason
 from service.domain.records import CallTopic, Record, Stream
@@ -85,7 +85,7 @@ _HOLD_WAITING: Final = KeyStatement(
 def write_capture(tx: Tx, capture: PlannedCapture) -> Recording:
     """See the port. No other process plans until this transaction ends."""
     tx.plan_alone()
-    effect = _capture_effect(capture)
+    effect = capture.effect
     known = _known_already(tx, effect, capture.call)
     if known is not None:
         return known
@@ -120,7 +120,7 @@ def write_refund(tx: Tx, refund: PlannedRefund) -> Recording:
     """See the port. No other process plans until this transaction ends."""
     tx.plan_alone()
     spending = refund.spending
-    effect = _refund_effect(refund)
+    effect = refund.effect
     known = _known_already(tx, effect, refund.call)
     if known is not None:
         return known
@@ -334,32 +334,3 @@ def _write_effects(tx: Tx, call: Call, effects: Sequence[PlannedEffect]) -> tupl
     ready = [gather_effect(tx, rows, planned, effect, record_id, known) for effect in effects]
     rows.write(tx)
     return tuple(effect for effect in ready if effect is not None)
-
-
-def _capture_effect(capture: PlannedCapture) -> PlannedEffect:
-    spending = capture.spending
-    return PlannedEffect(
-        key=capture.key,
-        kind=Kind.CAPTURE,
-        lane=LANE_OF[Kind.CAPTURE],
-        order_key=spending.order_key,
-        fingerprint=capture.fingerprint,
-        state=State.APPLIED,
-        request=None,
-        reason="hold",
-        points=spending.points,
-    )
-
-
-def _refund_effect(refund: PlannedRefund) -> PlannedEffect:
-    spending = refund.spending
-    return PlannedEffect(
-        key=refund.key,
-        kind=Kind.REFUND,
-        lane=LANE_OF[Kind.REFUND],
-        order_key=spending.order_key,
-        fingerprint=refund.fingerprint,
-        state=State.DUE,
-        request=refund.request,
-        points=spending.points,
-    )

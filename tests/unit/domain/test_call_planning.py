@@ -17,7 +17,7 @@ from service.domain.call_planning import (
 from service.domain.checkout import Call, CallOperation, Spending
 from service.domain.effects import Kind, State, idempotency_key
 from service.domain.errors import PoisonMessageError
-from service.domain.planning import Reason
+from service.domain.planning import Plan, Reason
 from service.splio.requests import SplioRenderer
 from tests.fakes.clock import START_MS
 from tests.unit.builders import CARD, TRACEPARENT, make_customer
@@ -200,12 +200,21 @@ def test_membership_is_named_by_programme_and_contact() -> None:
 # -- replays
 
 
+def plan_again(body: bytes, *, kind: str = Kind.REFUND) -> Plan:
+    return PLANNER.plan_again(body, kind=kind, call_id="again", received_at_ms=START_MS)
+
+
+def test_refund_that_contradicts_its_capture_is_not_planned_again() -> None:
+    with pytest.raises(PoisonMessageError):
+        plan_again(call_body(CallOperation.REFUND, SPENT), kind="event")
+
+
 @given(key=KEY_TEXT, points=st.integers(1, 10**9))
 def test_replayed_refund_has_the_same_plan(key: str, points: int) -> None:
     spending = spent(transaction_key=key, points=points)
     call = make_call(CallOperation.REFUND, spending)
     refund = PLANNER.refund(spending, call)
-    (effect,) = PLANNER.plan_again(call.body, call_id="again", received_at_ms=START_MS).effects
+    (effect,) = plan_again(call.body).effects
     assert (effect.key, effect.fingerprint, effect.request) == (
         refund.key,
         refund.fingerprint,
@@ -224,7 +233,7 @@ def test_replayed_collect_has_the_same_plan(points: int) -> None:
         order_key=spending.order_key, card=CARD, points=points, received_at_ms=START_MS
     )
     assert plan.effects[0].key == "main:earn:2345388"
-    assert PLANNER.plan_again(call.body, call_id="again", received_at_ms=START_MS) == plan
+    assert plan_again(call.body) == plan
 
 
 @pytest.mark.parametrize(
@@ -241,7 +250,7 @@ def test_replayed_collect_has_the_same_plan(points: int) -> None:
 )
 def test_other_calls_are_not_planned_again(body: bytes) -> None:
     with pytest.raises(PoisonMessageError):
-        PLANNER.plan_again(body, call_id="again", received_at_ms=START_MS)
+        plan_again(body)
 
 
 @given(key=KEY_TEXT, points=st.integers(1, 10**18), currency=st.one_of(st.none(), st.just("EUR")))
