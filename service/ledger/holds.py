@@ -77,10 +77,11 @@ _READ_UNSEEN: Final = Query(
     f"FROM effects WHERE {_UNSEEN} AND effect_key IN (:keys)",
     locked="effect_key",
 )
-# What Splio has for longer than it may take to show it, it shows, also where that cannot be seen.
+# What was settled longer ago than Splio may take to show it, its balance shows, or never will: also
+# where that cannot be seen.
 _READ_UNDER_WAY: Final = Query(
     ("effect_key",),
-    f"FROM effects WHERE {_UNSEEN} AND (state <> 'applied' OR settled_at >= ?) "
+    f"FROM effects WHERE {_UNSEEN} AND (settled_at IS NULL OR settled_at >= ?) "
     "AND effect_key IN (:keys)",
     locked="effect_key",
 )

@@ -533,6 +533,18 @@ async def test_hold_can_be_ended_though_splio_never_shows_its_debits(debiting: D
     assert [effect.key for effect in (await debiting.refund(500)).fresh] == [refund_key()]
 
 
+async def test_hold_can_be_ended_when_its_debit_in_doubt_was_given_up(debiting: Desk) -> None:
+    (first,) = (await debiting.capture()).fresh
+    doubtful = Settlement(Outcome.IN_DOUBT, reason="lost")
+    await debiting.ledger.settle(await claim(debiting.ledger, first), doubtful)
+    await debiting.ledger.reject(debit_key(1000), by="anna")
+    with pytest.raises(WrongStateError):
+        await debiting.ledger.end_hold(capture_key(), by="anna")
+    debiting.clock.advance(CREDITS_VISIBLE_AFTER_S + 1)
+    await debiting.ledger.end_hold(capture_key(), by="anna")
+    assert await debiting.held() == 0
+
+
 async def test_refund_behind_a_hold_that_a_person_ended_is_kept_for_a_person(
     debiting: Desk,
 ) -> None:
