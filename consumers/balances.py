@@ -7,7 +7,7 @@ from service.domain.clock import Clock
 from service.domain.effects import EffectKey
 from service.domain.errors import RetryableError
 from service.domain.loyalty import LoyaltySplio
-from service.domain.ports import Permit
+from service.domain.ports import Permit, Step, StepHook, no_step
 
 _ROUNDS = 3  # in each of them a debit must have been sent in between; one is rare
 
@@ -23,10 +23,18 @@ class BalanceReader:
     is inferred.
     """
 
-    def __init__(self, ledger: CheckoutLedger, splio: LoyaltySplio, clock: Clock) -> None:
+    def __init__(
+        self,
+        ledger: CheckoutLedger,
+        splio: LoyaltySplio,
+        clock: Clock,
+        *,
+        step: StepHook = no_step,
+    ) -> None:
         self._ledger = ledger
         self._splio = splio
         self._clock = clock
+        self._step = step
 
     async def read(
         self, card: str, *, permit: Permit, deadline_s: float, traceparent: str
@@ -43,6 +51,7 @@ class BalanceReader:
         for _ in range(_ROUNDS):
             known = await self._ledger.record_balance(reading)
             if known is not None:
+                self._step(Step.BALANCE_RECORDED)
                 return known
             sent = frozenset((await self._ledger.known_balance(card)).unseen)
             reading = await self._consider(

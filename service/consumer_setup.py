@@ -145,7 +145,7 @@ def wire_consumers(basis: Basis, log: Log, ledger: SqlLedger, splio: SplioClient
             HoldsWorker(
                 ledger,
                 splio.loyalty,
-                BalanceReader(ledger, splio.loyalty, clock),
+                BalanceReader(ledger, splio.loyalty, clock, step=step),
                 duty=_duty(basis, ledger, Chore.HOLDS),
                 clock=clock,
                 every_s=basis.pace.holds_every_s,

@@ -17,7 +17,7 @@ from service.domain.cards import CardForm
 from service.domain.clock import Clock
 from service.domain.loyalty import LoyaltySplio
 from service.domain.planning import ContactKey, PointsFrom
-from service.domain.ports import Splio
+from service.domain.ports import Splio, StepHook, no_step
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -38,6 +38,7 @@ def make_desk(
     offer: Offer,
     clock: Clock,
     metrics: Metrics,
+    step: StepHook = no_step,
 ) -> CheckoutDesk:
     """The use cases of one process; to be closed before its ledger and client are."""
     timeout_s = settings.loyalty_timeout_s
@@ -56,7 +57,7 @@ def make_desk(
         balances=Balances(
             ledger,
             loyalty,
-            BalanceReader(ledger, loyalty, clock),
+            BalanceReader(ledger, loyalty, clock, step=step),
             clock=clock,
             metrics=metrics,
             fresh_s=settings.balance_fresh_s,

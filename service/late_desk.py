@@ -79,6 +79,7 @@ class LateDesk:
             offer=_left_to_consumers,
             clock=clock,
             metrics=metrics,
+            step=self._step,
         )
         stack.push_async_callback(desk.close)
         return desk

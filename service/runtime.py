@@ -182,6 +182,7 @@ async def open_runtime(
                         offer=consumers.dispatcher.offer,
                         clock=clock,
                         metrics=metrics,
+                        step=step,
                     )
                     stack.push_async_callback(desk.close)
                     desks = _always(desk)
@@ -214,6 +215,7 @@ async def open_runtime(
                 accepting=readiness.accepts,
                 config=loyalty_config(settings),
                 shapes=shape_log,
+                step=step,
             )
         operations = consumers.operations if consumers else None
         listeners = Listeners.of(

@@ -11,7 +11,7 @@ from service.domain.records import NewRecord, PublicRecord, Record, Stream
 
 class Step(StrEnum):
     """
-    The labelled steps of an event's way, each a place where the process may die.
+    The labelled steps of an event's or a call's way, each a place where the process may die.
 
     The kill matrix kills a real process at every one of them. Production passes `no_step`.
     """
@@ -45,6 +45,8 @@ class Step(StrEnum):
     OUTBOX_PUBLISHED = "outbox_published"
     OUTBOX_REMOVED = "outbox_removed"
     LEDGER_PURGED = "ledger_purged"
+    CALL_RECORDED = "call_recorded"
+    BALANCE_RECORDED = "balance_recorded"
 
 
 StepHook = Callable[[Step], None]

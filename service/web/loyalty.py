@@ -26,6 +26,7 @@ from service.domain.errors import (
     RelayError,
     RetryableError,
 )
+from service.domain.ports import Step, StepHook, no_step
 from service.telemetry.metrics import LOYALTY_OUTCOMES, Metrics
 from service.telemetry.tracing import continue_trace, trace_id
 from service.web.answers import json_answer, problem, ready_answer
@@ -46,6 +47,14 @@ from service.web.loyalty_methods import METHODS
 from service.web.shapes import ShapeLog
 from service.web.tokens import TokenAuthentication
 
+_RECORDING: Final = frozenset(
+    {
+        CallOperation.REGISTER,
+        CallOperation.COLLECT,
+        CallOperation.CAPTURE,
+        CallOperation.REFUND,
+    }
+)
 _DONE: Final = b"{}"
 _RETRY_AFTER_S: Final = 2.0
 _CONFLICTS: Final = {
@@ -104,6 +113,7 @@ class LoyaltyDoor:
         desk: the use cases, None while the ledger is away.
         accepting: whether calls may be taken now; False (disk low, stopping) answers 503.
         shapes: told what each call looks like, also one that cannot be understood.
+        step: called when what a call asks for is recorded and not answered yet.
     """
 
     def __init__(
@@ -116,6 +126,7 @@ class LoyaltyDoor:
         accepting: Callable[[], bool],
         config: LoyaltyConfig,
         shapes: ShapeLog,
+        step: StepHook = no_step,
     ) -> None:
         self._desk = desk
         self._authentication = authentication
@@ -123,6 +134,7 @@ class LoyaltyDoor:
         self._accepting = accepting
         self._config = config
         self._shapes = shapes
+        self._step = step
         self._ids = EventIds(clock)
         self._count = {
             (operation, outcome): metrics.loyalty_calls.labels(operation.value, outcome)
@@ -208,6 +220,8 @@ class LoyaltyDoor:
             asked = _Asked(request, desk, fields, self._ids.next(), self._clock.now_ms(), trace)
             async with asyncio.timeout(self._config.timeout_s):
                 receipt = await self._operations[operation](asked)
+            if operation in _RECORDING:
+                self._step(Step.CALL_RECORDED)
         except FieldError as error:
             receipt = _not_understood(operation, error)
         except TimeoutError:

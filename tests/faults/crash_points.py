@@ -74,6 +74,9 @@ POINTS: Final[Mapping[Step, Point]] = {
     Step.OUTBOX_PUBLISHED: Point(_KAFKA, 1, 1),
     Step.OUTBOX_REMOVED: Point(_KAFKA, 1, 1),
     Step.LEDGER_PURGED: Point(_ANYWHERE, 2, 8, settings={"RELAY_RETENTION": "1s"}),
+    # One process of the two takes the calls.
+    Step.CALL_RECORDED: Point(_ANYWHERE, 5, 30),
+    Step.BALANCE_RECORDED: Point(_ANYWHERE, 2, 10),
 }
 
 

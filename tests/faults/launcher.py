@@ -26,6 +26,8 @@ from service.telemetry.logs import configure_logs
 
 # What otherwise happens once a minute, or after a week, comes while a test still runs.
 _BRISK: Final = Pace(
+    holds_every_s=0.01,
+    holds_idle_s=0.1,
     chores_every_s=0.1,
     tidy_rounds=1,
     log_retention_s=dict.fromkeys(Topic, 0.2),

@@ -39,6 +39,7 @@ def _once(step: Step, stores: Stores) -> Scenario:
         stores=stores,
         is_static=draw.choice((True, False)),
         begins_away=point.is_in_outage,
+        collects=draw.choice((True, False)),
     )
 
 
@@ -53,6 +54,7 @@ def _while_replies_are_lost(step: Step, stores: Stores, number: int) -> Scenario
         seed=number + 2,
         stores=stores,
         is_static=number % 2 == 1,
+        collects=number // 2 == 1,
         begins_away=point.is_in_outage,
     )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any, Final
 
+import aiohttp
+
 from service.domain.ports import Step
 from service.sandbox.deliveries import DeliveryPlan, DeliveryProgress, DeliveryReport, deliver
 from service.sandbox.faults import FaultRule
@@ -15,9 +17,13 @@ from service.sandbox.scayle import generate_orders
 from service.sandbox.splio import SplioSandbox, SplioSandboxSettings, open_splio_sandbox
 from service.stores import Role
 from tests.harness.account import compare, earned_by_card, points_by_card
+from tests.harness.checkout_account import EARNED, assert_one_card_each, assert_points_add_up
+from tests.harness.checkout_life import Checkout, CheckoutReport
+from tests.harness.checkout_plan import LOYALTY_SETTINGS, START_POINTS, plan_checkout
 from tests.harness.files import (
     assert_ledger_is_sound,
     backlog,
+    count_holds,
     count_notices,
     count_open,
     planned_orders,
@@ -27,6 +33,7 @@ from tests.harness.kafka_server import KafkaServer
 from tests.harness.outage import Outage
 from tests.harness.place import Place, Stores, make_place
 from tests.harness.postgres_server import PostgresServer
+from tests.harness.sandbox_account import sandbox_account
 from tests.harness.service_process import PASSWORD, USER, ServiceProcess
 from tests.harness.waiting import until
 
@@ -41,6 +48,9 @@ _LIFE_S: Final = 200.0
 LOST_REPLIES: Final = (
     FaultRule("credit", "lost_reply", count=4, skip=3),
     FaultRule("order.create", "lost_reply", count=4, skip=20),
+    FaultRule("reward.grant", "lost_reply", count=4, skip=3),
+    FaultRule("reward.grant", "status_after", count=2, skip=8),
+    FaultRule("member.create", "lost_reply", count=1, skip=1),
 )
 
 
@@ -58,9 +68,11 @@ class Crash:
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """
-    What is delivered while the service dies at each of `crashes`, one after the other.
+    What is delivered, and asked by a checkout, while the service dies at each of `crashes`, one
+    after the other.
 
     Args:
+        collects: the checkout books what orders earn, not their webhooks.
         stores: with two servers there are two processes, one that takes webhooks and consumes
             and one beside it that consumes; each has the crash before it.
         is_static: processes keep their streams when they are back soon (Kafka only).
@@ -71,6 +83,8 @@ class Scenario:
     faults: Sequence[FaultRule] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     orders: int = 30
+    purchases: int = 12
+    collects: bool = False
     seed: int = 1
     stores: Stores = Stores.EMBEDDED
     is_static: bool = False
@@ -92,7 +106,7 @@ async def assert_survived(
     """
     Play `scenario`: nothing is lost, nothing is there twice, and the ledger is sound.
 
-    Deliveries go on until every one is answered 200, whatever happens to the service.
+    Deliveries and calls go on until every one is answered, whatever happens to the service.
     """
     envelopes = list(generate_orders(scenario.seed, scenario.orders, customers=12, products=10))
     settings = SplioSandboxSettings(
@@ -100,9 +114,19 @@ async def assert_survived(
         limits=None,
         points_visible_after_s=VISIBLE_AFTER_S,
         repeated_key="book",
+        grants_visible_after_s=VISIBLE_AFTER_S,
+        repeated_grant_key="book",
+    )
+    plan = plan_checkout(
+        envelopes,
+        seed=scenario.seed,
+        purchases=scenario.purchases,
+        collects=scenario.collects,
     )
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(open_splio_sandbox(settings))
+        account = await stack.enter_async_context(sandbox_account(sandbox.url))
+        await account.give(plan.cards, points=START_POINTS)
         for rule in scenario.faults:
             sandbox.add_fault(rule)
         kafka, postgres = None, None
@@ -124,10 +148,15 @@ async def assert_survived(
             stack.enter_context(each)
             for each in _processes(directory, scenario, place, splio_url=sandbox.url)
         ]
-        life = _Life(scenario, place, processes, outage)
-        report = await life.play(envelopes)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        checkout = Checkout(processes[0].public_url, plan, session, seed=scenario.seed)
+        life = _Life(scenario, place, processes, outage, checkout)
+        report, told = await life.play(envelopes)
         await life.stop()
         await _judge(place, sandbox, envelopes, report)
+        earned = earned_by_card(envelopes)
+        await assert_points_add_up(place.ledger, sandbox, plan, earned=earned)
+        await assert_one_card_each(account, told, plan)
 
 
 def _processes(
@@ -137,7 +166,9 @@ def _processes(
     roles = [Role.SERVE, Role.CONSUME] if place.is_shared else [Role.SERVE]
     processes = []
     for role in roles:
-        settings = dict(scenario.settings)
+        settings = {**LOYALTY_SETTINGS, **scenario.settings}
+        if scenario.collects:
+            settings["RELAY_POINTS_FROM"] = "collect"
         if scenario.is_static:
             settings["RELAY_KAFKA_INSTANCE"] = role.value
         if scenario.begins_away and role.receives:
@@ -170,16 +201,20 @@ class _Life:
         place: Place,
         processes: Sequence[ServiceProcess],
         outage: Outage | None,
+        checkout: Checkout,
     ) -> None:
         self._scenario = scenario
         self._place = place
         self._processes = processes
         self._outage = outage
+        self._checkout = checkout
         self._last = scenario.crashes[-1]
         self._has_died = asyncio.Event()
         self._are_spooled = asyncio.Event()
 
-    async def play(self, envelopes: Sequence[Mapping[str, Any]]) -> DeliveryReport:
+    async def play(
+        self, envelopes: Sequence[Mapping[str, Any]]
+    ) -> tuple[DeliveryReport, CheckoutReport]:
         """From the first start until everything is settled."""
         # Without a spool a process does not start while the broker is away.
         early, late = self._processes, self._processes[:0]
@@ -187,14 +222,16 @@ class _Life:
             early, late = self._processes[:1], self._processes[1:]
         async with asyncio.TaskGroup() as group:
             delivering: asyncio.Task[DeliveryReport] | None = None
+            paying: asyncio.Task[CheckoutReport] | None = None
             for crash in self._scenario.crashes:
                 for process in early:
                     process.start(kill_at=crash.step, nth=crash.nth)
                 if delivering is None:
                     delivering = group.create_task(self._deliver(early, envelopes))
+                    paying = group.create_task(self._pay(early))
                 if crash is not self._last:
                     await self._die_together(crash)
-            assert delivering is not None
+            assert delivering is not None and paying is not None
             tending = [group.create_task(self._tend(process)) for process in early]
             if self._outage is not None:
                 await self._are_spooled.wait()
@@ -203,11 +240,12 @@ class _Life:
                     process.start(kill_at=self._last.step, nth=self._last.nth)
                     tending.append(group.create_task(self._tend(process)))
             await self._until(self._has_died.is_set, f"{self._last} is reached", _REACH_S)
-            report = await delivering
+            report, told = await delivering, await paying
             await self._rest(report)
+            await self._checkout.rest(earned_by_card(envelopes))
             for task in tending:
                 task.cancel()
-        return report
+        return report, told
 
     async def stop(self) -> None:
         """Stop every process in order; one that dies at its crash even then has done its work."""
@@ -217,13 +255,14 @@ class _Life:
         for process, code in zip(self._processes, codes, strict=True):
             assert code == 0 or self._is_killed(process, self._last), f"{code}\n{self._log_text()}"
 
+    async def _pay(self, processes: Sequence[ServiceProcess]) -> CheckoutReport:
+        await self._until_in_work(processes)
+        return await self._checkout.play()
+
     async def _deliver(
         self, processes: Sequence[ServiceProcess], envelopes: Sequence[Mapping[str, Any]]
     ) -> DeliveryReport:
-        for process in processes:
-            await process.wait_ready_or_end()
-            if self._scenario.stores.log == "kafka" and self._outage is None:
-                await self._until_reading(process)
+        await self._until_in_work(processes)
 
         def note(progress: DeliveryProgress) -> None:
             if progress.accepted >= SPOOLED:
@@ -246,6 +285,12 @@ class _Life:
             plan=plan,
             on_progress=note,
         )
+
+    async def _until_in_work(self, processes: Sequence[ServiceProcess]) -> None:
+        for process in processes:
+            await process.wait_ready_or_end()
+            if self._scenario.stores.log == "kafka" and self._outage is None:
+                await self._until_reading(process)
 
     async def _until_reading(self, process: ServiceProcess) -> None:
         """Otherwise one process might take everything, or find everything in one batch."""
@@ -284,6 +329,7 @@ class _Life:
         async def is_done() -> bool:
             return (
                 not count_open(place.ledger)
+                and not count_holds(place.ledger)
                 and planned_orders(place.ledger) >= accepted
                 and not count_notices(place.ledger)
                 and not await backlog(place.log, place.ledger)
@@ -312,7 +358,8 @@ async def _judge(
     assert not report.given_up
     assert len(report.accepted) == len(envelopes)
     accepted = {order.order_id for order in report.accepted}
-    orders, credits_ = await sandbox.orders(), await sandbox.credits()
+    orders = await sandbox.orders()
+    credits_ = [row for row in await sandbox.credits() if row["context"].startswith(EARNED)]
     compare(envelopes, accepted=accepted, orders=orders, credits_=credits_).assert_balances()
     assert points_by_card(credits_) == earned_by_card(envelopes)
     statement = await sandbox.statement()

@@ -22,6 +22,7 @@ _OPEN: Final = f"SELECT count(*) FROM effects WHERE state IN {tuple(map(str, OPE
 _SETTLED: Final = (
     f"SELECT effect_key, state FROM effects WHERE state IN {tuple(map(str, SETTLED_STATES))}"
 )
+_HOLDS: Final = "SELECT count(*) FROM holds WHERE ended_at IS NULL"
 _NOTICES: Final = "SELECT count(*) FROM outbox"
 _PLANNED: Final = "SELECT order_key FROM orders"
 _ENDS: Final = f"""
@@ -49,7 +50,8 @@ _RULES: Final = {
         f"{_OF_ATTEMPTS} WHERE attempts.attempt > effects.attempt"
     ),
     "effects without their order": (
-        "SELECT effect_key FROM effects WHERE order_key NOT IN (SELECT order_key FROM orders)"
+        "SELECT effect_key FROM effects WHERE kind IN ('order', 'earn')"
+        " AND order_key NOT IN (SELECT order_key FROM orders)"
     ),
 }
 
@@ -187,6 +189,12 @@ class KafkaLogView:
 def count_open(ledger: LedgerView) -> int:
     """Effects that are not settled."""
     ((count,),) = ledger.rows(_OPEN)
+    return int(count)
+
+
+def count_holds(ledger: LedgerView) -> int:
+    """Captures that still lower a balance."""
+    ((count,),) = ledger.rows(_HOLDS)
     return int(count)
 
 

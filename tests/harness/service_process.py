@@ -21,7 +21,7 @@ OPERATOR_PASSWORD: Final = "operator-crash-test"
 _SHORT_WAITS: Final = {
     "RELAY_REQUEST_TIMEOUT": "1s",
     "RELAY_LEASE_MARGIN": "1s",
-    "RELAY_VISIBLE_AFTER": "orders=1s,credits=2s",
+    "RELAY_VISIBLE_AFTER": "orders=1s,credits=2s,grants=2s",
     "RELAY_SPLIO_LIMITS": "off",
     "RELAY_DISK_RESERVE": "1MiB",
     "RELAY_LOG_FORMAT": "json",
@@ -76,8 +76,12 @@ class ServiceProcess(ChildProcess):
         }
 
     @property
+    def public_url(self) -> str:
+        return f"http://127.0.0.1:{self._http_port}"
+
+    @property
     def webhook_url(self) -> str:
-        return f"http://127.0.0.1:{self._http_port}/webhooks/scayle"
+        return f"{self.public_url}/webhooks/scayle"
 
     @property
     def operations_url(self) -> str:
