@@ -142,6 +142,8 @@ def release(tx: Tx, key: EffectKey, *, by: str) -> None:
     elif after is not None:
         predecessor = read_standings(tx, [after]).get(after)
         state = follower_state(tx, after, predecessor.state if predecessor else None)
+        if state is State.VOID and standing.kind == Kind.REFUND:
+            state = State.DUE  # what a refund owes its customer is not given up with a debit
     settled_at = tx.now_ms if state is State.VOID else None
     guard = (key, standing.state, standing.attempt)
     change_one(tx.connection, _RELEASE, (state.value, tx.now_ms, settled_at, *guard))

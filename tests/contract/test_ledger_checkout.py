@@ -545,6 +545,17 @@ async def test_hold_can_be_ended_when_its_debit_in_doubt_was_given_up(debiting: 
     assert await debiting.held() == 0
 
 
+async def test_refund_that_a_person_releases_is_credited(debiting: Desk) -> None:
+    """Also where the debit that it waited for was given up: the person says that it is owed."""
+    (first,) = (await debiting.capture()).fresh
+    taken = await claim(debiting.ledger, first)
+    await debiting.refund(500)
+    await debiting.ledger.settle(taken, Settlement(Outcome.HELD, reason="refused"))
+    await debiting.ledger.end_hold(capture_key(), by="anna")
+    await debiting.ledger.release(refund_key(), by="anna")
+    assert await state_of(debiting.ledger, refund_key()) == State.DUE
+
+
 async def test_refund_behind_a_hold_that_a_person_ended_is_kept_for_a_person(
     debiting: Desk,
 ) -> None:
