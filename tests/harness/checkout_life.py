@@ -2,21 +2,22 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from random import Random
 from typing import Any, Final
 
 import aiohttp
-import orjson
 
-from tests.harness.checkout_plan import OK, PROGRAM, START_POINTS, TOKEN, Call, CheckoutPlan
+from tests.harness.checkout_calls import ask
+from tests.harness.checkout_plan import OK, PROGRAM, START_POINTS, Call, CheckoutPlan
+from tests.harness.relay import Answer
 from tests.harness.waiting import until
 
 _AGAIN_S: Final = 0.1  # after a call that was not answered for good
 _AT_ONCE: Final = 8
 _SPREAD_S: Final = 1.0  # purchases begin at some time within it, as the webhooks do
-_LIMIT_S: Final = 5.0
 _EXACT_S: Final = 20.0
 _PER_CUSTOMER: Final = 3  # registrations of one customer at once
 
@@ -85,9 +86,9 @@ class Checkout:
     async def balance(self, card: str) -> int:
         """The balance, asked for until it is answered."""
         document = {"type": PROGRAM, "cardKey": card}
-        _, body = await self._until_answered("balance", document, OK)
+        answer = await self._until_answered("balance", document, OK)
         self._report.balances += 1
-        balance: int = orjson.loads(body)["balance"]
+        balance: int = answer.json["balance"]
         return balance
 
     async def _later(self, action: Awaitable[None]) -> None:
@@ -108,8 +109,8 @@ class Checkout:
 
     async def _register(self, email: str) -> None:
         document = {"type": PROGRAM, "email": email, "firstName": "Ada", "lastName": "Roux"}
-        _, body = await self._until_answered("register", document, OK)
-        self._report.cards.setdefault(email, set()).add(orjson.loads(body)["cardKey"])
+        answer = await self._until_answered("register", document, OK)
+        self._report.cards.setdefault(email, set()).add(answer.json["cardKey"])
 
     async def _watch(self) -> None:
         """No balance has what was captured, and answered, before it was asked for."""
@@ -121,31 +122,16 @@ class Checkout:
 
     async def _until_answered(
         self, operation: str, document: Mapping[str, Any], ends: frozenset[HTTPStatus]
-    ) -> tuple[int, bytes]:
+    ) -> Answer:
         """SCAYLE repeats what is not answered, for two days; here it comes back soon."""
         while True:
             self._report.calls += 1
-            answer = await self._once(operation, document)
-            if answer is not None and answer[0] in ends:
-                return answer
-            assert answer is None or answer[0] == HTTPStatus.SERVICE_UNAVAILABLE, (
-                f"{operation} of {document} was answered {answer}"
-            )
+            with suppress(aiohttp.ClientError, TimeoutError):
+                answer = await ask(self._session, self._url, operation, document)
+                if answer.status in ends:
+                    return answer
+                assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE, (
+                    f"{operation} of {document} was answered {answer}"
+                )
             self._report.unanswered += 1
             await asyncio.sleep(_AGAIN_S)
-
-    async def _once(self, operation: str, document: Mapping[str, Any]) -> tuple[int, bytes] | None:
-        """Status and body; None when nobody was there, or it died before it had answered."""
-        is_question = operation == "balance"
-        try:
-            async with self._session.request(
-                "GET" if is_question else "POST",
-                f"{self._url}/loyalty/{operation}",
-                params=document if is_question else None,
-                data=None if is_question else orjson.dumps(document),
-                headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"},
-                timeout=aiohttp.ClientTimeout(total=_LIMIT_S),
-            ) as response:
-                return response.status, await response.read()
-        except (aiohttp.ClientError, TimeoutError):
-            return None

@@ -94,8 +94,8 @@ def plan_checkout(
     draw = Random(f"checkout-{seed}")
     payloads = [envelope["payload"] for envelope in envelopes]
     known = sorted({card["cardNumber"] for each in payloads if (card := each.get("loyaltyCard"))})
-    cards = [*draw.sample(known, min(3, len(known))), *map(_card, range(1, 3))]
-    watched = _card(0)
+    cards = [*draw.sample(known, min(3, len(known))), *map(own_card, range(1, 3))]
+    watched = own_card(0)
     emails = sorted({each["customer"]["email"].lower() for each in payloads})
     planned = [
         _purchase(draw, number, cards[number % len(cards)], _MANNERS[number % len(_MANNERS)])
@@ -187,6 +187,7 @@ def _collects(payloads: Sequence[Mapping[str, Any]]) -> Iterator[Call]:
             )
 
 
-def _card(number: int) -> str:
+def own_card(number: int) -> str:
+    """A card that no generated customer has."""
     digits = f"2171799{number:05d}"
     return digits + ean13_check_digit(digits)
