@@ -17,10 +17,18 @@ from service.sandbox.scayle import Shares, generate_orders
 from service.sandbox.splio import SplioSandbox
 from service.stores import Role
 from tests.harness.account import earned_by_card
-from tests.harness.checkout_account import EARNED
+from tests.harness.checkout_account import EARNED, assert_one_card_each, assert_points_add_up
 from tests.harness.checkout_calls import ask
-from tests.harness.checkout_plan import LOYALTY_SETTINGS, PROGRAM, own_card
-from tests.harness.files import SqliteView, count_holds
+from tests.harness.checkout_life import Checkout
+from tests.harness.checkout_plan import (
+    LOYALTY_SETTINGS,
+    PROGRAM,
+    START_POINTS,
+    own_card,
+    plan_checkout,
+)
+from tests.harness.crash import LOST_REPLIES
+from tests.harness.files import SqliteView, count_holds, count_open
 from tests.harness.fleet import running_fleet
 from tests.harness.kafka_server import KafkaServer
 from tests.harness.place import make_place
@@ -208,6 +216,44 @@ async def test_customer_gets_one_card_from_two_processes_though_replies_are_lost
         for email in customers:
             assert await account.cards_of(email) == list(cards[email])
         assert (await fleet.sandbox.statement())["members"] == len(customers)
+        await fleet.stop()
+
+
+async def test_calls_that_come_to_two_processes_at_once_count_once(
+    kafka_server: KafkaServer, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    """P2: the same captures, refunds and registrations at both, while replies of Splio are lost."""
+    place = await make_place(
+        tmp_path, log="kafka", ledger="postgres", kafka=kafka_server, postgres=postgres_server
+    )
+    plan = plan_checkout(list(generate_orders(4, 6)), seed=4, purchases=16, collects=False)
+    async with (
+        running_fleet(
+            tmp_path, place, grants_visible_after_s=0.2, repeated_grant_key="book"
+        ) as fleet,
+        sandbox_account(fleet.sandbox.url) as account,
+        aiohttp.ClientSession() as session,
+    ):
+        await account.give(plan.cards, points=START_POINTS)
+        for rule in LOST_REPLIES:
+            fleet.sandbox.add_fault(rule)
+        checkouts = [
+            Checkout(process.public_url, plan, session, seed=number)
+            for number in range(2)
+            for process in [await fleet.started(Role.SERVE, settings=LOYALTY_SETTINGS)]
+        ]
+        async with asyncio.TaskGroup() as group:
+            playing = [group.create_task(checkout.play()) for checkout in checkouts]
+        await until(
+            lambda: not count_open(place.ledger) and not count_holds(place.ledger),
+            what="everything is settled",
+            timeout_s=60,
+        )
+        for checkout in checkouts:
+            await checkout.rest({})
+        await assert_points_add_up(place.ledger, fleet.sandbox, plan, earned={})
+        for task in playing:
+            await assert_one_card_each(account, task.result(), plan)
         await fleet.stop()
 
 
