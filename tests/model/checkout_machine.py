@@ -200,22 +200,28 @@ class CheckoutMachine(RuleBasedStateMachine):
         self.splio.answer(request, fate, delay_ms=delay_ms)
         self._run(self._rest())
 
+    @rule(pick=_PICK, fate=st.sampled_from(Fate), delay_ms=_DELAYS_MS)
+    def send_and_answer(self, pick: int, fate: Fate, delay_ms: int) -> None:
+        known = len(self.splio.requests)
+        self._run(self._send(pick))
+        for request in self.splio.requests[known:]:
+            self.splio.answer(request, fate, delay_ms=delay_ms)
+        self._run(self._rest())
+
     @precondition(lambda self: self.splio.may_land)
     @rule(pick=_PICK, delay_ms=_DELAYS_MS)
     def land(self, pick: int, delay_ms: int) -> None:
         self.splio.land(self._one(self.splio.may_land, pick), delay_ms=delay_ms)
 
-    @rule()
-    def look_up(self) -> None:
+    @rule(sees_credits=st.booleans())
+    def look_up(self, sees_credits: bool) -> None:
+        if sees_credits:
+            self._run(self.ledger.mark_seen(self.splio.shown_credits(), None))
         self._run(self._look_up())
 
     @rule(seconds=st.sampled_from((0.001, 1.0, 31.0, 901.0)))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
-
-    @rule()
-    def see_credits(self) -> None:
-        self._run(self.ledger.mark_seen(self.splio.shown_credits(), None))
 
     # -- balances
 
@@ -228,16 +234,23 @@ class CheckoutMachine(RuleBasedStateMachine):
         self.readings.append(self.loop.create_task(reading))
         self._run(self._rest())
 
-    @precondition(lambda self: self.splio.questions)
-    @rule(pick=_PICK)
-    def see_question(self, pick: int) -> None:
-        self.splio.see(self._one(self.splio.questions, pick))
+    @rule()
+    def read_balance(self) -> None:
+        """One answered at once, unless debits are sent in between."""
+        self.splio.is_prompt = True
+        known = self._run(self._ask())
+        self.splio.is_prompt = False
+        assert (known.usable or 0) <= self._remaining()
 
     @precondition(lambda self: self.splio.questions)
-    @rule(pick=_PICK)
-    def answer_question(self, pick: int) -> None:
-        self.splio.tell(self._one(self.splio.questions, pick))
-        self._run(self._rest())
+    @rule(pick=_PICK, is_told=st.booleans())
+    def answer_question(self, pick: int, is_told: bool) -> None:
+        """Splio looks at its books; the answer arrives now, or later."""
+        question = self._one(self.splio.questions, pick)
+        self.splio.see(question)
+        if is_told:
+            self.splio.tell(question)
+            self._run(self._rest())
 
     # -- operators
 
@@ -256,12 +269,11 @@ class CheckoutMachine(RuleBasedStateMachine):
         act = self.ledger.release if is_release else self.ledger.reject
         self._run(act(item["effect_key"], by="anna"))
 
+    @precondition(lambda self: any(row[5] is None for row in self.view.rows(_HELD_BY)))
     @rule(pick=_PICK)
     def end_hold(self, pick: int) -> None:
         """A person says that these points are not to be taken."""
         open_holds = [row for row in self.view.rows(_HELD_BY) if row[5] is None]
-        if not open_holds:
-            return
         key, points, _, shrunk, shown, _, _ = self._one(open_holds, pick)
         try:
             self._run(self.ledger.end_hold(key, by="anna"))
@@ -270,6 +282,7 @@ class CheckoutMachine(RuleBasedStateMachine):
         else:
             self.ended[key] = points - shrunk - shown
 
+    @precondition(lambda self: any(row[3] == State.BLOCKED for row in self._refunds()))
     @rule()
     def expire_waiting(self) -> None:
         self._run(self.ledger.expire_waiting_refunds(older_than_ms=self.clock.now_ms() + 1))
@@ -299,7 +312,7 @@ class CheckoutMachine(RuleBasedStateMachine):
             assert (ended_at is not None) == (held == 0 or ended_by is not None), key
         landed = self.splio.landed()
         given = 0
-        for key, _, points, state, reason in self.view.rows(_REFUNDS):
+        for key, _, points, state, reason in self._refunds():
             assert state != State.VOID, f"{key} was given up by nobody"
             is_shrunk = reason == "hold_shrunk"
             assert not (is_shrunk and key in landed), f"{key} was given back twice"
@@ -330,10 +343,13 @@ class CheckoutMachine(RuleBasedStateMachine):
 
     # -- how it is done
 
+    def _refunds(self) -> list[Any]:
+        return self.view.rows(_REFUNDS)
+
     def _remaining(self) -> int:
         credited = sum(points for points in self.splio.landed().values() if points > 0)
         captured = sum(spending.points for spending in self.captures.values())
-        shrunk: int = sum(row[2] for row in self.view.rows(_REFUNDS) if row[4] == "hold_shrunk")
+        shrunk: int = sum(row[2] for row in self._refunds() if row[4] == "hold_shrunk")
         return max(credited - captured + shrunk + self.ended.total(), 0)
 
     def _assert_nothing_waits_for_nobody(self) -> None:

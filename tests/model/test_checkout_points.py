@@ -21,7 +21,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.timeout(300)
 def test_points_add_up_whatever_happens() -> None:
     run_state_machine_as_test(
-        CheckoutMachine, settings=settings(max_examples=60, stateful_step_count=40)
+        CheckoutMachine, settings=settings(max_examples=120, stateful_step_count=50)
     )
 
 
