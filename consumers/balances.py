@@ -45,30 +45,33 @@ class BalanceReader:
         Raises: the errors of reading; LedgerUnavailableError; RetryableError `debits_under_way`
             when debits were sent again and again in between.
         """
-        reading = await self._ask(
-            card, permit=permit, deadline_s=deadline_s, traceparent=traceparent
-        )
-        for _ in range(_ROUNDS):
-            known = await self._ledger.record_balance(reading)
-            if known is not None:
-                self._step(Step.BALANCE_RECORDED)
-                return known
-            sent = frozenset((await self._ledger.known_balance(card)).unseen)
-            reading = await self._consider(
-                reading, sent, deadline_s=deadline_s, traceparent=traceparent
+        for round_ in range(_ROUNDS):
+            known = await self._ledger.known_balance(card)
+            if round_:
+                permit = await self._splio.checkout_permit()
+            reading = await self._ask(
+                card, known, permit=permit, deadline_s=deadline_s, traceparent=traceparent
             )
+            if known.unseen:
+                reading = await self._consider(
+                    reading, known, deadline_s=deadline_s, traceparent=traceparent
+                )
+            recorded = await self._ledger.record_balance(reading)
+            if recorded is not None:
+                self._step(Step.BALANCE_RECORDED)
+                return recorded
         raise RetryableError("debits_under_way", "Splio shows them one after the other")
 
     async def _consider(
         self,
         reading: Reading,
-        sent: frozenset[EffectKey],
+        known: KnownBalance,
         *,
         deadline_s: float,
         traceparent: str,
     ) -> Reading:
         """A reading of which it is known which of the debits that were sent it shows."""
-        shown: frozenset[EffectKey] = frozenset()
+        sent, shown = frozenset(known.unseen), frozenset[EffectKey]()
         for _ in range(_ROUNDS):
             permit = await self._splio.checkout_permit()
             listed = await self._splio.shown_debits(
@@ -80,15 +83,21 @@ class BalanceReader:
             shown = listed_now
             permit = await self._splio.checkout_permit()
             reading = await self._ask(
-                reading.card, permit=permit, deadline_s=deadline_s, traceparent=traceparent
+                reading.card, known, permit=permit, deadline_s=deadline_s, traceparent=traceparent
             )
         raise RetryableError("debits_under_way", "Splio shows them one after the other")
 
     async def _ask(
-        self, card: str, *, permit: Permit, deadline_s: float, traceparent: str
+        self,
+        card: str,
+        known: KnownBalance,
+        *,
+        permit: Permit,
+        deadline_s: float,
+        traceparent: str,
     ) -> Reading:
         asked_at_ms = self._clock.now_ms()
         points = await self._splio.read_balance(
             card, permit=permit, deadline_s=deadline_s, traceparent=traceparent
         )
-        return Reading(card, points, asked_at_ms)
+        return Reading(card, points, asked_at_ms, generation=known.generation)

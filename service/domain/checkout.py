@@ -151,6 +151,7 @@ class KnownBalance:
     asked_at_ms: int | None
     held: int
     unseen: tuple[EffectKey, ...]
+    generation: int = 0
 
     @property
     def usable(self) -> int | None:
@@ -166,7 +167,7 @@ def mask(card: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """
-    A balance that Splio answered to a question at `asked_at_ms`.
+    A balance that Splio answered to a question at `asked_at_ms`, after `generation` was read.
 
     `considered`: the unseen debits of which it is known whether it shows them; `shown` those of
     them that it does.
@@ -177,6 +178,7 @@ class Reading:
     asked_at_ms: int
     considered: frozenset[EffectKey] = frozenset()
     shown: frozenset[EffectKey] = frozenset()
+    generation: int = 0
 
 
 class CheckoutLedger(Protocol):
@@ -220,7 +222,8 @@ class CheckoutLedger(Protocol):
         Take a newer balance and end what it shows of the holds, in one step.
 
         Returns: what is known now; None, and nothing is written, when a debit was attempted that
-            the reading does not consider: it may show it or not.
+            the reading does not consider (it may show it or not), or when holds were ended since
+            it was begun.
         """
         ...
 

@@ -14,7 +14,7 @@ from service.ledger.outbox import note_outcomes
 from service.ledger.rows import change_one, void_followers
 from service.ledger.transaction import Tx
 
-_NEVER_ASKED: Final = (None, None)
+_NEVER_ASKED: Final = (None, None, 0)
 _MASK: Final = "'…' || substr(card, length(card) - 3)"  # P7: no card number in a list
 
 
@@ -90,16 +90,26 @@ _MARK_SHOWN: Final = KeyStatement(
     "UPDATE effects SET seen_at = ? WHERE seen_at IS NULL AND effect_key IN (:keys)"
 )
 # Guarantees: an older balance never takes the place of a newer one. Whatever the clocks of two
-# processes say, one that shows a debit for the first time is newer than all that were asked
-# before it was written.
+# processes say, one that shows a debit for the first time is newer than all before it, and the
+# generation keeps those away that were asked for before and come after.
 _WRITE_BALANCE: Final = (
-    "INSERT INTO balances (card, points, asked_at) VALUES (?1, ?2, ?3) ON CONFLICT (card) "
-    "DO UPDATE SET points = excluded.points, asked_at = excluded.asked_at "
-    "WHERE balances.asked_at < excluded.asked_at OR ?4 = 1"
+    "INSERT INTO balances (card, points, asked_at, generation) VALUES (?1, ?2, ?3, ?4) "
+    "ON CONFLICT (card) DO UPDATE SET points = excluded.points, asked_at = excluded.asked_at, "
+    "generation = balances.generation + ?4 WHERE ?4 = 1 "
+    "OR (balances.asked_at < excluded.asked_at AND balances.generation = ?5)"
 )
-_FORGET_BALANCE: Final = "DELETE FROM balances WHERE card = ?"
+# Asked at no time, it is answered to nobody.
+_FORGET_BALANCE: Final = (
+    "INSERT INTO balances (card, points, asked_at, generation) VALUES (?, NULL, 0, 1) "
+    "ON CONFLICT (card) DO UPDATE SET asked_at = 0, generation = balances.generation + 1"
+)
 _READ_BALANCE: Final = "SELECT points, asked_at FROM balances WHERE card = ?"
-_READ_BALANCES: Final = Query(("card", "points", "asked_at"), "FROM balances WHERE card IN (:keys)")
+_READ_GENERATION: Final = Query(
+    ("generation",), "FROM balances WHERE card IN (:keys)", locked="card"
+)
+_READ_BALANCES: Final = Query(
+    ("card", "points", "asked_at", "generation"), "FROM balances WHERE card IN (:keys)"
+)
 _READ_HELD: Final = Query(
     ("card", "points - shrunk - shown", "debits"),
     "FROM holds INDEXED BY holds_open WHERE ended_at IS NULL AND card IN (:keys)",
@@ -204,7 +214,7 @@ def read_known_balance(connection: Connection, card: str) -> KnownBalance:
 
 def read_known_balances(connection: Connection, cards: Sequence[str]) -> Mapping[str, KnownBalance]:
     """What is known of each of these cards."""
-    told = {card: (points, at) for card, points, at in _READ_BALANCES.rows_for(connection, cards)}
+    told = {row[0]: row[1:] for row in _READ_BALANCES.rows_for(connection, cards)}
     held = dict.fromkeys(cards, 0)
     card_of: dict[EffectKey, str] = {}
     for card, points, debits in _READ_HELD.rows_for(connection, cards):
@@ -214,8 +224,9 @@ def read_known_balances(connection: Connection, cards: Sequence[str]) -> Mapping
     for (key,) in _READ_SENT.raw_rows(connection, list(card_of)):
         unseen.setdefault(card_of[key], []).append(EffectKey(key))
     return {
-        card: KnownBalance(*told.get(card, _NEVER_ASKED), held[card], tuple(unseen.get(card, ())))
+        card: KnownBalance(points, at or None, held[card], tuple(unseen.get(card, ())), generation)
         for card in cards
+        for points, at, generation in (told.get(card, _NEVER_ASKED),)
     }
 
 
@@ -224,7 +235,9 @@ def write_balance(tx: Tx, reading: Reading) -> KnownBalance | None:
     holds = open_holds(tx, reading.card)
     keys = [key for hold in holds for key in hold.debit_keys]
     unseen = dict(_READ_UNSEEN.rows_for(tx.connection, keys)) if keys else {}
-    if not reading.considered.issuperset(unseen):
+    generations = _READ_GENERATION.rows_for(tx.connection, [reading.card])
+    generation = generations[0][0] if generations else 0
+    if not reading.considered.issuperset(unseen) or reading.generation != generation:
         return None
     shown = [key for key in unseen if key in reading.shown]
     for hold in holds:
@@ -232,9 +245,9 @@ def write_balance(tx: Tx, reading: Reading) -> KnownBalance | None:
         if taken:
             change(tx, hold._replace(shown=hold.shown + taken))
     _MARK_SHOWN.run(tx.connection, shown, tx.now_ms)
-    asked_at_ms = max(reading.asked_at_ms, tx.now_ms) if shown else reading.asked_at_ms
     tx.connection.execute(
-        _WRITE_BALANCE, (reading.card, reading.points, asked_at_ms, int(bool(shown)))
+        _WRITE_BALANCE,
+        (reading.card, reading.points, reading.asked_at_ms, int(bool(shown)), generation),
     )
     return read_known_balance(tx.connection, reading.card)
 

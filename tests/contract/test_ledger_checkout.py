@@ -423,6 +423,31 @@ async def test_balance_that_shows_a_debit_takes_the_place_of_one_that_does_not(
     assert (known.usable, known.held) == (4000, 0)
 
 
+async def test_balance_asked_before_a_debit_was_shown_is_not_taken_after(debiting: Desk) -> None:
+    """Also by a process whose clock is ahead: the points would be free once more."""
+    ledger, clock = debiting.ledger, debiting.clock
+    (key,) = await debit_all(debiting, await debiting.capture(replace(SPENT, points=1000)))
+    begun = await ledger.known_balance(CARD)
+    shown = frozenset([key])
+    await ledger.record_balance(Reading(CARD, 4000, clock.now_ms(), shown, shown))
+    late = Reading(CARD, 5000, clock.now_ms() + 50, shown, generation=begun.generation)
+    assert await ledger.record_balance(late) is None
+    known = await ledger.known_balance(CARD)
+    assert (known.usable, known.held) == (4000, 0)
+    newer = Reading(CARD, 4100, clock.now_ms() + 50, generation=known.generation)
+    assert await ledger.record_balance(newer) is not None
+    assert (await ledger.known_balance(CARD)).usable == 4100
+
+
+async def test_balance_asked_before_a_hold_was_ended_is_not_taken_after(desk: Desk) -> None:
+    await desk.capture()
+    begun = await desk.ledger.known_balance(CARD)
+    await desk.ledger.end_hold(capture_key(), by="anna")
+    late = Reading(CARD, 5000, desk.clock.now_ms() + 50, generation=begun.generation)
+    assert await desk.ledger.record_balance(late) is None
+    assert (await desk.ledger.known_balance(CARD)).asked_at_ms is None
+
+
 async def test_card_that_splio_does_not_know_has_no_balance(desk: Desk) -> None:
     assert (await desk.ledger.known_balance(CARD)).asked_at_ms is None
     known = await desk.ledger.record_balance(Reading(CARD, None, desk.clock.now_ms()))

@@ -42,7 +42,10 @@ CREATE INDEX waiting_refunds_by_order ON waiting_refunds (order_key);
 CREATE TABLE balances (
     card            text COLLATE "C" NOT NULL PRIMARY KEY,
     points          bigint,
-    asked_at        bigint           NOT NULL
+    asked_at        bigint           NOT NULL,
+    -- Raised whenever it began to show a debit, or a hold was ended otherwise: what was asked
+    -- before that must not take its place.
+    generation      bigint           NOT NULL DEFAULT 0
 );
 CREATE INDEX balances_by_time ON balances (asked_at);
 

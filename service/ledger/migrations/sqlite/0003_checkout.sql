@@ -42,7 +42,10 @@ CREATE INDEX waiting_refunds_by_order ON waiting_refunds (order_key);
 CREATE TABLE balances (
     card     TEXT    NOT NULL PRIMARY KEY,
     points   INTEGER,
-    asked_at INTEGER NOT NULL
+    asked_at INTEGER NOT NULL,
+    -- Raised whenever it began to show a debit, or a hold was ended otherwise: what was asked
+    -- before that must not take its place.
+    generation INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX balances_by_time ON balances (asked_at);
 
