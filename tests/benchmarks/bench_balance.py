@@ -107,7 +107,8 @@ def _of_polls(polls: Polls) -> Result:
         "statuses": {str(status): count for status, count in polls.statuses.items()},
         "refused_known": polls.refused_known,
         "refused_new": polls.refused_new,
-        "new": len(polls.first_after_s),
+        "new": polls.came,
+        "new_answered": len(polls.first_after_s),
         "first_s_median": median(polls.first_after_s or [0.0]),
         "first_s_max": max(polls.first_after_s, default=0.0),
         "age_s_median": median(polls.ages_s),
@@ -129,7 +130,18 @@ def _at_splio(before: Mapping[str, Any], after: Mapping[str, Any], took_s: float
         "others_per_s": lane / took_s - checkout - bookings,
         "bookings_share": bookings / (LIMITS["other"] - min(checkout, RESERVED)),
         "rate_limited": after["rate_limited"] - before["rate_limited"],
+        "rate_limited_by": {
+            operation: refused
+            for operation, answers in after["requests"].items()
+            if (refused := answers.get("429", 0) - _refused(before, operation))
+        },
+        "peaks": after["peak_requests_in_one_second"],
     }
+
+
+def _refused(statement: Mapping[str, Any], operation: str) -> int:
+    answers: Mapping[str, int] = statement["requests"].get(operation, {})
+    return answers.get("429", 0)
 
 
 def _taken(statement: Mapping[str, Any], operation: str) -> int:
@@ -193,9 +205,9 @@ def rows(result: Result) -> Sequence[Row]:
             what=f"balances refused once a value was known, {where}",
             goal="0",
             figure=f"{crowd['refused_known']} of {crowd['asked']}",
-            peer=f"before the first value: {crowd['refused_new']} of {crowd['new']} new cards, "
-            f"which came after {crowd['first_s_median']:.2f} s, "
-            f"{crowd['first_s_max']:.2f} s at most",
+            peer=f"new cards: {crowd['new_answered']} of {crowd['new']} got a first value, after "
+            f"{crowd['first_s_median']:.2f} s, {crowd['first_s_max']:.2f} s at most; refused "
+            f"before it: {crowd['refused_new']} times",
             ratio="–",
         ),
         Row(
@@ -209,9 +221,15 @@ def rows(result: Result) -> Sequence[Row]:
             what="bookings beside them, lane `other` at 10/s",
             goal="≥ 90 % of what the checkout's part leaves",
             figure=f"{crowd['bookings_per_s']:.2f}/s",
-            peer=f"all else in the lane: {crowd['others_per_s']:.2f}/s; "
-            f"429: {crowd['rate_limited']}",
+            peer=f"all else in the lane: {crowd['others_per_s']:.2f}/s",
             ratio=f"{crowd['bookings_share']:.1%}",
+        ),
+        Row(
+            what="of all requests meanwhile, refused with 429",
+            goal="0",
+            figure=str(crowd["rate_limited"]),
+            peer="–",
+            ratio="–",
         ),
         Row(
             what=f"a fresh balance, {result['fresh']['connections']} connections, one process, "

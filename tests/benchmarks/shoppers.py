@@ -20,11 +20,16 @@ _READ_ASKED_AT: Final = "SELECT asked_at FROM balances WHERE card = ?"
 
 @dataclass(slots=True)
 class Polls:
-    """What shoppers were answered; ages are those of the values, in seconds."""
+    """
+    What shoppers were answered; ages are those of the values, in seconds.
+
+    `came` are those with new cards, and `first_after_s` tells of those of them who got a value.
+    """
 
     statuses: Counter[int] = field(default_factory=Counter)
     ages_s: list[float] = field(default_factory=list)
     first_after_s: list[float] = field(default_factory=list)
+    came: int = 0
     refused_known: int = 0
     refused_new: int = 0
 
@@ -77,6 +82,7 @@ class Shoppers:
     async def _come(self, session: aiohttp.ClientSession, card: str) -> None:
         """Ask for a first value until it is there, then as the others."""
         came_s = time.monotonic()
+        self.polls.came += 1
         while (retry_after_s := await self._poll(session, card)) is not None:
             self.polls.refused_new += 1
             await asyncio.sleep(retry_after_s)
