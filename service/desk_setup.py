@@ -1,11 +1,10 @@
 """The use cases of SCAYLE Checkout's calls, wired from the settings."""
 
 import random
-from typing import Final
 
 from consumers.balances import BalanceReader
 from consumers.register_member import RegisterMember
-from service.checkout.balances import PERMIT_WITHIN_S, Balances
+from service.checkout.balances import Balances
 from service.checkout.cards import Cards, Programs
 from service.checkout.desk import CheckoutDesk
 from service.checkout.rates import AmountUnit, Rates
@@ -20,8 +19,6 @@ from service.domain.planning import ContactKey, PointsFrom
 from service.domain.ports import Splio, StepHook, no_step
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-
-_ANSWER_S: Final = 0.25  # for what is read of the ledger and written to the caller
 
 
 def call_planner(settings: Settings) -> CallPlanner:
@@ -61,8 +58,7 @@ def make_desk(
             clock=clock,
             metrics=metrics,
             fresh_s=settings.balance_fresh_s,
-            # Within the call's time there must be some left to answer the last known value.
-            timeout_s=max(timeout_s - PERMIT_WITHIN_S - _ANSWER_S, timeout_s / 2),
+            timeout_s=timeout_s,
         ),
         cards=Cards(
             loyalty,

@@ -21,7 +21,7 @@ from service.domain.planning import Plan, PlannedEffect, Reason
 from service.domain.records import CallTopic, Record, Stream
 from service.ledger import holds, replays
 from service.ledger.database import INTEGER, TEXT, KeyStatement, Query, RowInsert
-from service.ledger.dead_letters import record_row, set_record_aside
+from service.ledger.dead_letters import mark_begun_again, record_row, set_record_aside
 from service.ledger.holds import Hold
 from service.ledger.outbox import note_outcomes
 from service.ledger.plans import PlanRows, gather_effect, read_known, write_plans
@@ -31,6 +31,7 @@ from service.ledger.transaction import Tx
 BALANCE_KNOWN_MS: Final = 15 * 60_000  # a balance older than that says nothing of a capture
 SHRUNK: Final = "hold_shrunk"  # why a refund needs no credit: its points were never taken
 NO_CAPTURE: Final = "no_capture"
+_REGISTER: Final = "register"  # who begins a registration again, in place of a person
 MORE_THAN_CAPTURED: Final = "more_than_captured"
 
 _INSERT_HOLDS: Final = RowInsert(
@@ -180,7 +181,8 @@ def register_again(tx: Tx, call: Call, effect: PlannedEffect) -> ReadyEffect | N
     if standing is None or standing.state != State.REJECTED:
         return None
     planned = planned_call(call, Plan(call.order_key, (effect,)))
-    return replays.begin_again(tx, planned, effect, standing, by="register")
+    mark_begun_again(tx, effect.key, effect.order_key, by=_REGISTER)
+    return replays.begin_again(tx, planned, effect, standing, by=_REGISTER)
 
 
 def planned_call(call: Call, plan: Plan) -> PlannedRecord:

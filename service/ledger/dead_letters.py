@@ -53,6 +53,11 @@ _MARK_DISMISSED: Final = (
     "UPDATE dead_letters SET dismissed_at = ?, dismissed_by = ? "
     "WHERE id = ? AND replayed_at IS NULL AND dismissed_at IS NULL"
 )
+# Guarantees: nobody is left to look at what has begun again.
+_MARK_BEGUN_AGAIN: Final = (
+    "UPDATE dead_letters SET replayed_at = ?, replayed_by = ? WHERE order_key = ? "
+    "AND effect_key = ? AND kind <> ? AND replayed_at IS NULL AND dismissed_at IS NULL"
+)
 _COLUMNS: Final = (
     "d.id, d.kind, d.effect_key, d.order_key AS order_id, d.event_id, r.event_type, d.reason, "
     'd.detail, r.topic, r."partition", r."offset", d.at, d.times_seen, d.last_seen_at, '
@@ -139,6 +144,11 @@ def record_id_of(tx: Tx, dead_letter_id: int) -> int:
 
 def mark_replayed(tx: Tx, dead_letter_id: int, *, by: str) -> None:
     _close(tx, _MARK_REPLAYED, dead_letter_id, by)
+
+
+def mark_begun_again(tx: Tx, key: EffectKey, order_key: str, *, by: str) -> None:
+    """Close what tells that this effect was rejected."""
+    tx.connection.execute(_MARK_BEGUN_AGAIN, (tx.now_ms, by, order_key, key, EVENT_KIND))
 
 
 def mark_dismissed(tx: Tx, dead_letter_id: int, *, by: str) -> None:

@@ -19,6 +19,7 @@ from service.domain.checkout import (
 )
 from service.domain.effects import EffectKey, Kind, Lane, Outcome, State, effect_key
 from service.domain.errors import NotFoundError, WrongStateError
+from service.domain.events import Customer
 from service.domain.ledger import (
     Disposition,
     Ledger,
@@ -708,3 +709,34 @@ async def test_capture_shows_in_every_balance_asked_for_after_it(desk: Desk) -> 
         at_least = number
         assert await desk.held() == number
     await asyncio.gather(*shopping)
+
+
+# -- registrations
+
+
+async def test_registration_begun_again_leaves_one_dead_letter_open(desk: Desk) -> None:
+    """A shopper may ask any number of times; a person has one thing to look at, or none."""
+    ledger, refused = desk.ledger, Settlement(Outcome.REJECTED, reason="refused")
+    customer = Customer("7", None, "ada@example.com", None, None, None, False, False)
+    plan = desk.planner.membership(
+        program="1",
+        contact_hash="a1",
+        contact_id="ada@example.com",
+        customer=customer,
+        language=None,
+    )
+    (effect,) = plan.effects
+    call = Call(CallOperation.REGISTER, "c1", effect.order_key, b"{}", desk.clock.now_ms(), "")
+
+    async def open_letters() -> int:
+        return len((await ledger.list_dead_letters(only_open=True)).items)
+
+    (first,) = (await ledger.record_call(call, plan)).fresh
+    assert await ledger.register_again(call, effect) is None
+    await ledger.settle(await claim(ledger, first), refused)
+    for _ in range(2):
+        assert await open_letters() == 1
+        again = await ledger.register_again(call, effect)
+        assert again is not None
+        assert await open_letters() == 0
+        await ledger.settle(await claim(ledger, again), refused)
