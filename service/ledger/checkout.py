@@ -302,7 +302,8 @@ def _settle_waiting(tx: Tx, capture_key: EffectKey, spending: Spending) -> tuple
     note_outcomes(tx, fitting)
     _HOLD_WAITING.run(tx.connection, sent)
     _HOLD_BEYOND.run(tx.connection, beyond)
-    _END_WAITING.run(tx.connection, [key for key, _ in rows])
+    # Those beyond it may be of another capture of the order, which is still to come.
+    _END_WAITING.run(tx.connection, [key for key, _ in rows if key not in beyond])
     return min(given_back, spending.points), shrunk
 
 

@@ -311,6 +311,17 @@ async def test_waiting_refunds_beyond_the_capture_go_to_a_person(desk: Desk) -> 
     assert await state_of(desk.ledger, refund_key("r2")) == State.HELD
 
 
+async def test_waiting_refund_beyond_one_capture_of_its_order_still_finds_its_own(
+    desk: Desk,
+) -> None:
+    await desk.refund(500, "k2")
+    await desk.capture(replace(SPENT, points=300))
+    assert await state_of(desk.ledger, refund_key("k2")) == State.HELD
+    await desk.capture(replace(SPENT, transaction_key="k2", points=600))
+    assert await state_of(desk.ledger, refund_key("k2")) == State.APPLIED
+    assert await desk.held() == 400
+
+
 async def test_capture_given_back_in_full_before_it_came_sends_nothing(debiting: Desk) -> None:
     await debiting.refund(1234)
     assert (await debiting.capture()).fresh == ()
