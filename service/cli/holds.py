@@ -115,10 +115,11 @@ def show_hold(key: HoldKey, as_json: AsJson = False, offline: Offline = False) -
 @app.command("end")
 def end_hold(key: HoldKey, as_json: AsJson = False, offline: Offline = False) -> None:
     """
-    End a hold: its points were taken at Splio by other means, or are not to be taken.
+    End a hold: its points were taken at Splio by other means.
 
     Debits that were not sent are given up; a hold with debits under way cannot be ended. The
-    next balance of the card is asked of Splio.
+    next balance of the card is asked of Splio. A refund that comes afterwards is credited: end no
+    hold whose points were not taken, or they are given back without. Its refund ends it.
 
     Examples:
 

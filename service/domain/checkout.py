@@ -252,5 +252,5 @@ class HoldsLedger(Protocol):
         ...
 
     async def end_hold(self, key: EffectKey, *, by: str) -> None:
-        """The points were taken at Splio by other means, or are not to be taken."""
+        """The points were taken at Splio by other means: a refund is a credit from now on."""
         ...

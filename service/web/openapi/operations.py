@@ -460,7 +460,7 @@ def _hold_paths() -> Document:
         "/api/holds/{key}/end": {
             "post": _change(
                 "endHold",
-                "The points were taken at Splio by other means, or are not to be taken.",
+                "The points were taken at Splio by other means: a later refund is credited.",
                 _ref("Hold"),
                 key,
                 {**missing, 409: "It has ended, or its debits are under way."},
