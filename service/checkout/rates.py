@@ -7,10 +7,11 @@ from typing import Final
 
 from service.checkout.cards import Programs
 from service.domain.clock import Clock
-from service.domain.errors import NotFoundError, RetryableError
+from service.domain.errors import NotFoundError, PermanentError, RetryableError
 from service.domain.loyalty import LoyaltySplio
 from service.domain.money import UnknownCurrencyError, to_major
 
+_MAX_POINTS: Final = 2**63 - 1  # what a 64-bit column holds
 _KNOWN_FOR_S: Final = 300.0  # SCAYLE asks every few minutes, per programme and currency
 _MISSING_RETRY_S: Final = 60.0  # of what only a person can set right
 
@@ -83,7 +84,8 @@ class Rates:
         Money is in the smallest unit of its currency and rounded to the nearest point, as it was
         made of whole points.
         Raises: RetryableError `amount_unit_not_set`, `no_rate`, `unknown_currency`: a setting is
-            missing, and SCAYLE sends the call again for two days; the errors of reading.
+            missing, and SCAYLE sends the call again for two days; PermanentError
+            `amount_too_large`; the errors of reading.
         """
         match self._unit:
             case None:
@@ -109,4 +111,6 @@ class Rates:
                         "unknown_currency", retry_after_s=_MISSING_RETRY_S
                     ) from error
                 whole = (money / factor).to_integral_value(rounding=ROUND_HALF_UP)
+                if whole > _MAX_POINTS:
+                    raise PermanentError("amount_too_large", "it is of more points than exist")
                 return max(int(whole), 1)

@@ -352,6 +352,14 @@ async def test_amounts_are_positive_whole_numbers(tmp_path: Path, amount: Any, s
             assert [item["reason"] for item in held] == ["points_over_limit"]
 
 
+async def test_money_of_more_points_than_can_be_kept_is_refused(tmp_path: Path) -> None:
+    money = {"loyalty_amount_unit": "money", "loyalty_rates": f"{PROGRAM}:EUR=0.000001"}
+    async with checkout(tmp_path, money, points=0) as (relay, _):
+        for method, operation in (("PUT", "capture"), ("POST", "refund")):
+            answer = await relay.call(method, operation, spent(amount=10**18))
+            assert (answer.status, problem(answer)) == (422, "amount-too-large")
+
+
 @pytest.mark.parametrize(
     ("body", "names"),
     [
