@@ -1,5 +1,6 @@
 """Registrations on a ledger, with a Splio that lets them wait."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -38,16 +39,15 @@ class Pass:
 
 
 class SlowLoyalty:
-    """A Splio that knows the contact and makes it a member; its first permit takes `wait_s`."""
+    """A Splio that knows the contact and makes it a member; permits take `waits_s`, in turn."""
 
-    def __init__(self, clock: FakeClock, *, wait_s: float) -> None:
+    def __init__(self, clock: FakeClock, waits_s: Sequence[float]) -> None:
         self._clock = clock
-        self._wait_s = wait_s
+        self._waits_s = iter(waits_s)
         self.made_at_s: list[float] = []
 
     async def checkout_permit(self) -> Permit:
-        self._clock.advance(self._wait_s)
-        self._wait_s = 0.0
+        self._clock.advance(next(self._waits_s))
         return Pass()
 
     async def read_contact(
@@ -74,10 +74,10 @@ class SlowLoyalty:
             raise RetryableError("deadline_passed")
 
 
-async def register(tmp_path: Path, *, wait_s: float) -> SlowLoyalty:
+async def register(tmp_path: Path, *waits_s: float) -> SlowLoyalty:
     """Register once, and let the attempt come to its end."""
     clock = FakeClock()
-    loyalty = SlowLoyalty(clock, wait_s=wait_s)
+    loyalty = SlowLoyalty(clock, waits_s)
     port = cast(LoyaltySplio, loyalty)
     async with open_sqlite_ledger(
         tmp_path / "ledger.db", config=CONFIG, clock=clock, metrics=Metrics(CollectorRegistry())
@@ -106,11 +106,15 @@ async def register(tmp_path: Path, *, wait_s: float) -> SlowLoyalty:
 
 
 async def test_registration_makes_a_card(tmp_path: Path) -> None:
-    assert len((await register(tmp_path, wait_s=0.1)).made_at_s) == 1
+    assert len((await register(tmp_path, 0.1, 0.1)).made_at_s) == 1
 
 
-async def test_registration_that_waited_for_its_permit_makes_no_card_beyond_its_claim(
+async def test_registration_that_waited_before_its_claim_makes_a_card(tmp_path: Path) -> None:
+    assert len((await register(tmp_path, TIMEOUT_S + LEASE_MARGIN_S, 0.1)).made_at_s) == 1
+
+
+async def test_registration_that_waited_within_its_claim_makes_no_card_beyond_it(
     tmp_path: Path,
 ) -> None:
     """Another process may have begun anew by then, and two cards cannot be made one again."""
-    assert (await register(tmp_path, wait_s=TIMEOUT_S + LEASE_MARGIN_S)).made_at_s == []
+    assert (await register(tmp_path, 0.1, TIMEOUT_S + LEASE_MARGIN_S)).made_at_s == []
