@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from service.checkout.cards import Programs
@@ -64,7 +65,7 @@ class Spendings:
         self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
     ) -> Recorded:
         """
-        Take points that an order was paid with; `spending.points` is the amount as sent.
+        Take points that an order was paid with; how many is worked out of `spending.amount`.
 
         More than the card has is taken all the same, as the order is confirmed, and alarms.
         """
@@ -85,7 +86,7 @@ class Spendings:
     async def refund(
         self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
     ) -> Recorded:
-        """Give points of a capture back; `spending.points` is the amount as sent."""
+        """Give points of a capture back, worked out of `spending.amount`."""
         spending = await self._in_points(spending, traceparent)
         call = _call(CallOperation.REFUND, spending, call_id, received_at_ms, traceparent)
         recording = await self._ledger.record_refund(self._planner.refund(spending, call))
@@ -120,16 +121,9 @@ class Spendings:
     async def _in_points(self, spending: Spending, traceparent: str) -> Spending:
         self._programs.splio_id(spending.program)
         points = await self._rates.points(
-            spending.points, spending.program, spending.currency, traceparent=traceparent
+            spending.amount, spending.program, spending.currency, traceparent=traceparent
         )
-        return Spending(
-            program=spending.program,
-            transaction_key=spending.transaction_key,
-            order_key=spending.order_key,
-            card=spending.card,
-            points=points,
-            currency=spending.currency,
-        )
+        return replace(spending, points=points)
 
     def _note(self, operation: CallOperation, recording: Recording) -> None:
         self._offer(recording.fresh)

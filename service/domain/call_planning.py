@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -39,12 +39,14 @@ class CallPolicy:
     The settings that planning of calls obeys.
 
     `rewards` are the denominations of debits, points and Splio's reward id, the largest first;
-    none: a capture is settled by its hold alone.
+    none: a capture is settled by its hold alone. `rounding` are the points by which a refund may
+    exceed what is left of its capture: 1 where amounts are money, of which each is rounded.
     """
 
     tenant: str
     timezone: str = "UTC"
     points_limit: int = 100_000
+    rounding: int = 0
     rewards: tuple[tuple[int, str], ...] = field(default=())
 
 
@@ -107,6 +109,11 @@ class CallPlanner:
     def refund(self, spending: Spending, call: Call) -> PlannedRefund:
         """The refund with the credit that it becomes when its capture has reached Splio."""
         key = self._key(Kind.REFUND, spending)
+
+        def of_points(points: int) -> PlannedRefund:
+            less = replace(spending, points=points)
+            return self.refund(less, replace(call, body=call_body(call.operation, less)))
+
         return PlannedRefund(
             key=key,
             capture_key=self._key(Kind.CAPTURE, spending),
@@ -117,6 +124,8 @@ class CallPlanner:
             ),
             debits=self._debits,
             call=call,
+            rounding=self._policy.rounding,
+            of_points=of_points,
         )
 
     def collect(self, *, order_key: str, card: str, points: int, received_at_ms: int) -> Plan:
@@ -268,6 +277,7 @@ def call_body(operation: CallOperation, spending: Spending) -> bytes:
             "transaction_key": spending.transaction_key,
             "order_id": spending.order_key,
             "card": spending.card,
+            "amount": spending.amount,
             "points": spending.points,
             "currency": spending.currency,
         }
@@ -278,14 +288,15 @@ def read_call(body: bytes) -> tuple[CallOperation, Spending]:
     """The inverse of `call_body`. Raises: PoisonMessageError."""
     try:
         fields: Mapping[str, object] = orjson.loads(body)
-        points = fields["points"]
-        if type(points) is not int:
-            raise ValueError("points")
+        amount, points = fields["amount"], fields["points"]
+        if type(amount) is not int or type(points) is not int:
+            raise ValueError("amount or points")
         return CallOperation(str(fields["operation"])), Spending(
             program=str(fields["program"]),
             transaction_key=str(fields["transaction_key"]),
             order_key=str(fields["order_id"]),
             card=str(fields["card"]),
+            amount=amount,
             points=points,
             currency=None if fields["currency"] is None else str(fields["currency"]),
         )
@@ -306,7 +317,7 @@ def _key_part(transaction_key: str) -> str:
 
 
 def _spent(spending: Spending) -> str:
-    return fingerprint([spending.card, spending.points])
+    return fingerprint([spending.card, spending.amount])
 
 
 def _moment(time_ms: int) -> datetime:

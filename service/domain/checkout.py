@@ -1,6 +1,6 @@
 """SCAYLE Checkout's calls that change points, and the ledger's part in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -42,13 +42,16 @@ class Spending:
     """
     Points of one card for one order, by one transaction key: a capture, or a refund of one.
 
-    `program` is SCAYLE's key of the programme (`type`).
+    `program` is SCAYLE's key of the programme (`type`); `amount` is as sent, in the unit that
+    RELAY_LOYALTY_AMOUNT_UNIT names: it tells a repeat from a contradiction whatever a point is
+    worth by then.
     """
 
     program: str
     transaction_key: str
     order_key: str
     card: str
+    amount: int
     points: int
     currency: str | None
 
@@ -67,7 +70,7 @@ class Debits(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlannedCapture:
-    """A capture to be recorded; `fingerprint` covers card and points."""
+    """A capture to be recorded; `fingerprint` covers card and amount."""
 
     key: EffectKey
     fingerprint: str
@@ -93,7 +96,11 @@ class PlannedCapture:
 
 @dataclass(frozen=True, slots=True)
 class PlannedRefund:
-    """A refund to be recorded. `request` credits it, should its capture have reached Splio."""
+    """
+    A refund to be recorded. `request` credits it, should its capture have reached Splio.
+
+    One of at most `rounding` points more than are left of its capture is `of_points` of those.
+    """
 
     key: EffectKey
     capture_key: EffectKey
@@ -102,6 +109,8 @@ class PlannedRefund:
     request: RenderedRequest
     debits: Debits
     call: Call
+    rounding: int
+    of_points: Callable[[int], "PlannedRefund"]
 
     @property
     def effect(self) -> PlannedEffect:

@@ -143,7 +143,11 @@ def write_refund(tx: Tx, refund: PlannedRefund) -> Recording:
         return Recording(Recorded.NO_CAPTURE)
     if hold.card != spending.card:
         return _refused(tx, effect, refund.call, Reason.CONFLICT, "its capture has another card")
-    if hold.given_back + spending.points > hold.points:
+    left = hold.points - hold.given_back
+    if 0 < left < spending.points <= left + refund.rounding:
+        refund = refund.of_points(left)
+        spending, effect = refund.spending, refund.effect
+    if spending.points > left:
         detail = f"captured {hold.points}, given back {hold.given_back} before"
         _refused(tx, effect, refund.call, Reason.MORE_THAN_CAPTURED, detail)
         return Recording(Recorded.MORE_THAN_CAPTURED)
@@ -260,6 +264,7 @@ def _plan_debits(hold: Hold, plan: Debits) -> tuple[Hold, Sequence[PlannedEffect
         transaction_key=hold.transaction_key,
         order_key=hold.order_key,
         card=hold.card,
+        amount=hold.held,
         points=hold.held,
         currency=hold.currency,
     )

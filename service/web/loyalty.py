@@ -289,6 +289,7 @@ class LoyaltyDoor:
             transaction_key=call.transaction_key or "",
             order_key=call.order_id,
             card=call.card,
+            amount=call.points,
             points=call.points,
             currency=call.currency,
         )
@@ -335,6 +336,7 @@ def _spending(call: SpendingCall) -> Spending:
         transaction_key=call.transaction_key,
         order_key=call.order_id,
         card=call.card,
+        amount=call.amount,
         points=call.amount,
         currency=call.currency,
     )

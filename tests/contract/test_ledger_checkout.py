@@ -46,8 +46,13 @@ from tests.fakes.clock import FakeClock
 from tests.unit.builders import POLICY
 
 CARD = "2171707962088"
-SPENT = Spending("club", "68ff99b4", "2345388", CARD, 1234, "EUR")
+SPENT = Spending("club", "68ff99b4", "2345388", CARD, 1234, 1234, "EUR")
 REWARDS = ((1, "PT1"), (10, "PT10"), (100, "PT100"), (1000, "PT1000"))
+
+
+def spent(points: int, **changes: str) -> Spending:
+    """Points that are the amount as well."""
+    return replace(SPENT, amount=points, points=points, **changes)
 
 
 @dataclass(slots=True)
@@ -76,11 +81,11 @@ class Desk:
         return await self.ledger.record_refund(self.planned_refund(points, key, **changes))
 
     def planned_refund(self, points: int, key: str, **changes: str) -> PlannedRefund:
-        spending = replace(SPENT, transaction_key=key, points=points, **changes)
+        spending = spent(points, transaction_key=key, **changes)
         return self.planner.refund(spending, self.call(CallOperation.REFUND, spending))
 
     async def collect(self, order_id: str, points: int, card: str = CARD) -> Disposition:
-        spending = Spending("club", "", order_id, card, points, None)
+        spending = Spending("club", "", order_id, card, points, points, None)
         plan = self.planner.collect(
             order_key=order_id, card=card, points=points, received_at_ms=self.clock.now_ms()
         )
@@ -140,7 +145,7 @@ async def test_capture_lowers_the_balance_once_however_often_it_comes(desk: Desk
     assert (await desk.ledger.show_effect(capture_key()))["duplicates_seen"] == 1
 
 
-@pytest.mark.parametrize("change", [{"points": 1235}, {"card": "4006381333931"}])
+@pytest.mark.parametrize("change", [{"amount": 1235}, {"card": "4006381333931"}])
 async def test_same_key_with_another_amount_or_card_is_a_dead_letter(
     desk: Desk, change: dict[str, object]
 ) -> None:
@@ -154,6 +159,17 @@ async def test_same_key_with_another_amount_or_card_is_a_dead_letter(
     assert (await desk.ledger.dead_letter(letter["id"])).record == call_body(
         CallOperation.CAPTURE, other
     )
+
+
+async def test_repeat_is_no_conflict_when_points_are_worth_something_else_by_then(
+    desk: Desk,
+) -> None:
+    """Two days of repeats may pass over a change of the rate."""
+    await desk.capture(replace(SPENT, amount=617))
+    assert (await desk.capture(replace(SPENT, amount=617, points=617))).recorded is (
+        Recorded.REPEATED
+    )
+    assert await desk.held() == 1234
 
 
 async def test_capture_without_rewards_is_settled_and_sends_nothing(desk: Desk) -> None:
@@ -170,7 +186,7 @@ async def test_debits_are_taken_one_after_the_other_and_add_up(debiting: Desk) -
 
 
 async def test_more_points_than_the_limit_wait_for_a_person(debiting: Desk) -> None:
-    recording = await debiting.capture(replace(SPENT, points=5001))
+    recording = await debiting.capture(spent(5001))
     assert recording.recorded is Recorded.TAKEN
     assert recording.fresh == ()
     assert await state_of(debiting.ledger, debit_key(1000)) == State.HELD
@@ -181,7 +197,7 @@ async def test_more_points_than_the_limit_wait_for_a_person(debiting: Desk) -> N
 async def test_capture_beyond_the_known_balance_says_so_and_is_taken(desk: Desk) -> None:
     await desk.ledger.record_balance(Reading(CARD, 1300, desk.clock.now_ms()))
     assert not (await desk.capture()).over_balance
-    second = await desk.capture(replace(SPENT, transaction_key="k2", points=67))
+    second = await desk.capture(spent(67, transaction_key="k2"))
     assert second.over_balance
     assert (await desk.ledger.known_balance(CARD)).usable == 0
 
@@ -303,6 +319,31 @@ async def test_waiting_refund_that_a_person_released_is_not_given_back_twice(des
     assert (await desk.refund(735, "r2")).recorded is Recorded.MORE_THAN_CAPTURED
 
 
+@pytest.mark.parametrize("is_debited", [False, True])
+async def test_refunds_of_money_that_round_beyond_their_capture_give_back_what_is_left(
+    desk: Desk, is_debited: bool
+) -> None:
+    """5.00 at 1.00 a point, given back as three times 1.67 and a cent less: 2 + 2 + 2 points."""
+    rewards = REWARDS if is_debited else ()
+    policy = CallPolicy("main", rewards=rewards, rounding=1)
+    money = replace(desk, planner=CallPlanner(policy, SplioRenderer()))
+    await debit_all(money, await money.capture(spent(5)))
+    await money.refund(2, "r1")
+    await money.refund(2, "r2")
+    last = await money.refund(2, "r3")
+    assert last.recorded is Recorded.TAKEN
+    assert [effect.points for effect in last.fresh] == ([1] if is_debited else [])
+    assert (await desk.ledger.show_hold(capture_key()))["given_back"] == 5
+    assert (await money.refund(2, "r3")).recorded is Recorded.REPEATED
+    assert (await money.refund(1, "r4")).recorded is Recorded.MORE_THAN_CAPTURED
+
+
+async def test_refund_of_points_beyond_its_capture_is_refused_by_one_already(desk: Desk) -> None:
+    await desk.capture(spent(5))
+    await desk.refund(4, "r1")
+    assert (await desk.refund(2, "r2")).recorded is Recorded.MORE_THAN_CAPTURED
+
+
 async def test_waiting_refunds_beyond_the_capture_go_to_a_person(desk: Desk) -> None:
     await desk.refund(1000, "r1")
     await desk.refund(300, "r2")
@@ -315,9 +356,9 @@ async def test_waiting_refund_beyond_one_capture_of_its_order_still_finds_its_ow
     desk: Desk,
 ) -> None:
     await desk.refund(500, "k2")
-    await desk.capture(replace(SPENT, points=300))
+    await desk.capture(spent(300))
     assert await state_of(desk.ledger, refund_key("k2")) == State.HELD
-    await desk.capture(replace(SPENT, transaction_key="k2", points=600))
+    await desk.capture(spent(600, transaction_key="k2"))
     assert await state_of(desk.ledger, refund_key("k2")) == State.APPLIED
     assert await desk.held() == 400
 
@@ -329,7 +370,7 @@ async def test_capture_given_back_in_full_before_it_came_sends_nothing(debiting:
 
 
 async def test_refund_leaves_a_debit_alone_that_a_lost_ledger_may_have_sent(debiting: Desk) -> None:
-    await debiting.capture(replace(SPENT, points=1000))
+    await debiting.capture(spent(1000))
     await debiting.ledger.recover({}, {})
     assert (await debiting.refund(500)).recorded is Recorded.TAKEN
     assert await debiting.held() == 1000
@@ -365,7 +406,7 @@ async def test_waiting_refund_that_was_sent_is_not_taken_off_its_capture(desk: D
 
 
 async def test_refund_takes_up_no_debit_that_a_person_gave_up(debiting: Desk) -> None:
-    await debiting.capture(replace(SPENT, points=5001))
+    await debiting.capture(spent(5001))
     await debiting.ledger.reject(debit_key(1000), by="anna")
     recording = await debiting.refund(2000)
     assert (recording.recorded, recording.fresh) == (Recorded.TAKEN, ())
@@ -391,7 +432,7 @@ async def test_waiting_refund_is_forgotten_once_nothing_can_come_of_it(desk: Des
 
 async def test_hold_ends_with_the_balance_that_shows_its_debits(debiting: Desk) -> None:
     ledger, clock = debiting.ledger, debiting.clock
-    recording = await debiting.capture(replace(SPENT, points=1000))
+    recording = await debiting.capture(spent(1000))
     first = await ledger.record_balance(Reading(CARD, 5000, clock.now_ms()))
     assert first is not None
     assert first.usable == 4000
@@ -427,7 +468,7 @@ async def test_balance_that_shows_a_debit_takes_the_place_of_one_that_does_not(
 ) -> None:
     """Also of one that is no older by the clocks: those of two processes differ."""
     ledger, asked_at_ms = debiting.ledger, debiting.clock.now_ms()
-    recording = await debiting.capture(replace(SPENT, points=1000))
+    recording = await debiting.capture(spent(1000))
     await ledger.record_balance(Reading(CARD, 5000, asked_at_ms))
     shown = frozenset(await debit_all(debiting, recording))
     known = await ledger.record_balance(Reading(CARD, 4000, asked_at_ms - 5, shown, shown))
@@ -438,7 +479,7 @@ async def test_balance_that_shows_a_debit_takes_the_place_of_one_that_does_not(
 async def test_balance_asked_before_a_debit_was_shown_is_not_taken_after(debiting: Desk) -> None:
     """Also by a process whose clock is ahead: the points would be free once more."""
     ledger, clock = debiting.ledger, debiting.clock
-    (key,) = await debit_all(debiting, await debiting.capture(replace(SPENT, points=1000)))
+    (key,) = await debit_all(debiting, await debiting.capture(spent(1000)))
     begun = await ledger.known_balance(CARD)
     shown = frozenset([key])
     await ledger.record_balance(Reading(CARD, 4000, clock.now_ms(), shown, shown))
@@ -479,7 +520,7 @@ async def test_part_of_a_hold_ends_with_the_part_that_is_shown(debiting: Desk) -
 
 async def test_debit_found_after_a_recovery_ends_its_hold_when_it_is_shown(debiting: Desk) -> None:
     ledger, clock = debiting.ledger, debiting.clock
-    await debiting.capture(replace(SPENT, points=1000))
+    await debiting.capture(spent(1000))
     await ledger.recover({}, {})
     with pytest.raises(WrongStateError):
         await ledger.end_hold(capture_key(), by="anna")
@@ -633,7 +674,7 @@ async def test_holds_are_counted_however_many_points_they_hold(desk: Desk) -> No
     """A unit that was mistaken must not keep all else from being counted."""
     most = 2**63 - 1
     for key in ("k1", "k2"):
-        await desk.capture(replace(SPENT, transaction_key=key, points=most))
+        await desk.capture(spent(most, transaction_key=key))
     tally = await desk.ledger.tally()
     assert (tally.holds, tally.held_points) == (2, 2 * most)
     assert await desk.held() == 2 * most
@@ -693,7 +734,7 @@ async def test_many_balances_asked_for_at_once_are_those_of_their_cards(desk: De
         await desk.ledger.record_balance(Reading(card, 1000 + number, desk.clock.now_ms()))
     for card in cards[100:102]:
         for key in ("one", "two"):
-            await desk.capture(replace(SPENT, card=card, transaction_key=card + key, points=10))
+            await desk.capture(spent(10, card=card, transaction_key=card + key))
     known = await asyncio.gather(*map(desk.ledger.known_balance, cards))
     assert [each.at_splio for each in known] == [*range(1000, 1200), *[None] * 100]
     assert {card for card, each in zip(cards, known, strict=True) if each.held == 20} == {
@@ -716,7 +757,7 @@ async def test_capture_shows_in_every_balance_asked_for_after_it(desk: Desk) -> 
 
     shopping = [asyncio.create_task(shop()) for _ in range(8)]
     for number in range(1, 21):
-        await desk.capture(replace(SPENT, transaction_key=f"k{number}", points=1))
+        await desk.capture(spent(1, transaction_key=f"k{number}"))
         at_least = number
         assert await desk.held() == number
     await asyncio.gather(*shopping)

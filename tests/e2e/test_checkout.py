@@ -326,6 +326,21 @@ async def test_amounts_need_their_unit(tmp_path: Path) -> None:
         assert other.status in (200, 503)
 
 
+async def test_money_given_back_in_parts_is_never_more_points_than_were_captured(
+    tmp_path: Path,
+) -> None:
+    """5.00 in points of 1.00, given back as 1.67 + 1.67 + 1.66, each of which rounds up."""
+    money = {"loyalty_amount_unit": "money", "loyalty_rates": f"{PROGRAM}:EUR=1"}
+    async with checkout(tmp_path, money) as (relay, _):
+        assert (await relay.call("PUT", "capture", spent(amount=500))).status == 200
+        for key, cents in (("r1", 167), ("r2", 167), ("r3", 166)):
+            part = spent(amount=cents, transactionKey=key)
+            assert (await relay.call("POST", "refund", part)).status == 200
+        await until_balance(relay, 2500)
+        one_more = await relay.call("POST", "refund", spent(amount=100, transactionKey="r4"))
+        assert one_more.status == 409
+
+
 @pytest.mark.parametrize(
     ("amount", "status"),
     [

@@ -219,7 +219,7 @@ async def test_calls_and_records_of_two_processes_wait_for_each_other_in_one_ord
     async def work(ledger: SqlLedger, name: str) -> None:
         for number in range(25):
             order = f"{name}{number}"
-            spending = Spending("club", order, order, "2171707962088", 5, "EUR")
+            spending = Spending("club", order, order, "2171707962088", 5, 5, "EUR")
             call = Call(CallOperation.CAPTURE, order, order, b"{}", home.clock.now_ms(), "")
             await asyncio.gather(
                 ledger.record_plans([Records().planned(order_only(order))], []),

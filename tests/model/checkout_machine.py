@@ -143,7 +143,7 @@ class CheckoutMachine(RuleBasedStateMachine):
         plan = self.planner.collect(
             order_key=order_key, card=CARD, points=points, received_at_ms=self.clock.now_ms()
         )
-        spending = Spending("club", "", order_key, CARD, points, None)
+        spending = Spending("club", "", order_key, CARD, points, points, None)
         call = self._call(CallOperation.COLLECT, spending)
         for _ in range(2):
             self._run(self.ledger.record_call(call, plan))
@@ -389,7 +389,7 @@ class CheckoutMachine(RuleBasedStateMachine):
 
     @staticmethod
     def _spending(points: int, order: int, key: str) -> Spending:
-        return Spending("club", key, f"o{order}", CARD, points, None)
+        return Spending("club", key, f"o{order}", CARD, points, points, None)
 
     async def _start(self) -> None:
         self.processes += 1

@@ -24,7 +24,7 @@ from tests.unit.builders import CARD, TRACEPARENT, make_customer
 
 REWARDS = ((1, "PT1"), (10, "PT10"), (100, "PT100"), (1000, "PT1000"))
 PLANNER = CallPlanner(CallPolicy("main", points_limit=5000, rewards=REWARDS), SplioRenderer())
-SPENT = Spending("club", "4bd1f0a97c2e", "2345388", CARD, 1234, "EUR")
+SPENT = Spending("club", "4bd1f0a97c2e", "2345388", CARD, 1234, 1234, "EUR")
 KEY_TEXT = st.text(min_size=1, max_size=200).filter(lambda text: text.isprintable())
 
 
@@ -35,6 +35,7 @@ def spent(**changes: Any) -> Spending:
             "transaction_key": "4bd1f0a97c2e",
             "order_key": "2345388",
             "card": CARD,
+            "amount": 1234,
             "points": 1234,
             "currency": "EUR",
             **changes,
@@ -165,7 +166,7 @@ def test_same_call_has_the_same_keys_and_bytes(key: str, points: int, currency: 
     assert plans[0][2][1] == plans[0][0][0], "a refund by the capture's key is of that capture"
 
 
-@pytest.mark.parametrize("changes", [{"points": 1235}, {"card": "4006381333931"}])
+@pytest.mark.parametrize("changes", [{"amount": 1235}, {"card": "4006381333931"}])
 def test_another_amount_or_card_contradicts(changes: dict[str, Any]) -> None:
     one = PLANNER.capture(SPENT, make_call(CallOperation.CAPTURE, SPENT))
     other = PLANNER.capture(spent(**changes), make_call(CallOperation.CAPTURE, spent(**changes)))
@@ -173,9 +174,9 @@ def test_another_amount_or_card_contradicts(changes: dict[str, Any]) -> None:
     assert one.fingerprint != other.fingerprint
 
 
-def test_currency_and_order_contradict_nothing() -> None:
+def test_currency_order_and_worth_contradict_nothing() -> None:
     one = PLANNER.capture(SPENT, make_call(CallOperation.CAPTURE, SPENT))
-    changed = spent(currency=None, order_key="7")
+    changed = spent(currency=None, order_key="7", points=617)
     other = PLANNER.capture(changed, make_call(CallOperation.CAPTURE, changed))
     assert (one.key, one.fingerprint) == (other.key, other.fingerprint)
 
@@ -223,6 +224,15 @@ def test_replayed_refund_has_the_same_plan(key: str, points: int) -> None:
     assert effect.points == points
     assert effect.request is not None
     assert effect.request.idempotency_key == idempotency_key(refund.key)
+
+
+def test_refund_of_fewer_points_is_the_same_refund_and_is_replayed_as_such() -> None:
+    refund = PLANNER.refund(SPENT, make_call(CallOperation.REFUND, SPENT))
+    less = refund.of_points(1233)
+    assert (less.key, less.fingerprint) == (refund.key, refund.fingerprint)
+    assert less.effect.points == 1233
+    (again,) = plan_again(less.call.body).effects
+    assert again == less.effect
 
 
 @pytest.mark.parametrize("points", [177, 5001])
