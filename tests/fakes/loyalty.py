@@ -55,6 +55,7 @@ class FakeLoyalty:
     ledgers: dict[str, list[str]] = field(default_factory=dict)
     errors: dict[Operation, deque[RelayError]] = field(default_factory=lambda: defaultdict(deque))
     asked: list[tuple[Operation, str]] = field(default_factory=list)
+    codes: tuple[str, ...] = ("code",)  # that a grant gives out
     permits_left: int | None = None
     taken: int = 0
     used: int = 0
@@ -138,7 +139,7 @@ class FakeLoyalty:
         self, request: RenderedRequest, *, permit: Permit, deadline_s: float, traceparent: str
     ) -> Granted:
         await self._send(Operation.GRANT, request.path, permit, deadline_s)
-        return Granted(200, ("code",))
+        return Granted(200, self.codes)
 
     async def count_grants(
         self, request: RenderedRequest, *, key: EffectKey, traceparent: str
