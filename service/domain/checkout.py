@@ -57,7 +57,12 @@ class Spending:
 
 
 class Debits(Protocol):
-    """Plans how points are taken at Splio; pure, called inside the ledger's transaction."""
+    """
+    Plans how points are taken at Splio; pure, called inside the ledger's transaction.
+
+    The seam for other ways than rewards: effects of another kind, each with its handler, are all
+    that a file of debits (Splio Datahub's `creditpoints`) needs here.
+    """
 
     def __call__(
         self, spending: Spending, *, revision: int, received_at_ms: int
