@@ -14,7 +14,9 @@ import yaml
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
 RULES: Final = DEPLOY / "prometheus" / "rules.yaml"
-RULES_TEST: Final = DEPLOY / "prometheus" / "rules_test.yaml"
+RULES_TESTS: Final = tuple(
+    DEPLOY / "prometheus" / name for name in ("rules_test.yaml", "rules_days_test.yaml")
+)
 SCRAPE: Final = DEPLOY / "prometheus" / "prometheus.yaml"
 DASHBOARD: Final = DEPLOY / "grafana" / "loyalty-relay.json"
 DOCKERFILE: Final = DEPLOY / "Dockerfile"

@@ -9,7 +9,7 @@ from tests.integration.deploy_files import (
     COMPOSE,
     README,
     RULES,
-    RULES_TEST,
+    RULES_TESTS,
     SCRAPE,
     alerts,
     passes,
@@ -66,7 +66,8 @@ def firing(alert: str) -> list[dict[str, Any]]:
     """What the unit tests expect of `alert`, one entry an evaluation."""
     return [
         check
-        for group in read_yaml(RULES_TEST)["tests"]
+        for path in RULES_TESTS
+        for group in read_yaml(path)["tests"]
         for check in group.get("promql_expr_test", [])
         if f'"{alert}"' in check["expr"]
     ]
@@ -79,7 +80,7 @@ def test_promtool_accepts_rules_and_scrape_configuration() -> None:
 
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:
-    passes(tool("promtool"), "test", "rules", RULES_TEST, cwd=RULES_TEST.parent)
+    passes(tool("promtool"), "test", "rules", *RULES_TESTS, cwd=RULES.parent)
 
 
 @pytest.mark.slow
@@ -88,8 +89,10 @@ def test_unit_tests_of_the_rules_can_fail(tmp_path: Any) -> None:
     text, count = re.subn(r"for: \d+[mh]\n", "for: 90d\n", RULES.read_text())
     assert count > 20
     (tmp_path / "rules.yaml").write_text(text)
-    (tmp_path / "rules_test.yaml").write_text(RULES_TEST.read_text())
-    done = run(tool("promtool"), "test", "rules", tmp_path / "rules_test.yaml", cwd=tmp_path)
+    copies = [tmp_path / path.name for path in RULES_TESTS]
+    for path, copy in zip(RULES_TESTS, copies, strict=True):
+        copy.write_text(path.read_text())
+    done = run(tool("promtool"), "test", "rules", *copies, cwd=tmp_path)
     assert done.returncode != 0
     for rule in alerts():
         assert "for" not in rule or f'alertname="{rule["alert"]}"' in done.stdout + done.stderr
