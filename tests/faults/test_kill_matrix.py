@@ -22,7 +22,7 @@ from tests.harness.side_by_side import side_by_side
 
 _AT_ONCE: Final = 4  # lives at a time, each mostly waits
 _AT_ONCE_ON_SERVERS: Final = 5  # each waits for the group's and the leases' time-outs besides
-_MIXED: Final = 4  # labels of each mixed pair that are not slow
+_MIXED: Final = 2  # labels of each mixed pair that are not slow
 _CASE_S: Final = 300.0
 
 pytestmark = pytest.mark.timeout(_CASE_S + 30)
