@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -10,7 +11,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from service.cli.desk import DeadLetterFilter, Desk, Row, walk
-from service.cli.effects import say_more
 from service.cli.exits import FAILED, NOT_FOUND
 from service.cli.options import DEFAULT_LIMIT, All, AsJson, Limit, Offline, Since, Until, at_desk
 from service.cli.output import (
@@ -19,6 +19,7 @@ from service.cli.output import (
     moment,
     print_json,
     print_lines,
+    print_pages,
     print_table,
     show_value,
 )
@@ -93,20 +94,12 @@ def list_dead_letters(
     wanted = DeadLetterFilter(reason, since, until, only_open)
 
     async def act(desk: Desk) -> None:
-        rows: list[Row] = []
-        is_more = False
-        async for page in walk(
+        await print_pages(
             lambda size, after: desk.dead_letters(wanted, limit=size, after=after),
+            partial(print_table, columns=_COLUMNS, nothing="There are no such dead letters."),
             limit=None if everything else limit,
-        ):
-            if as_json:
-                print_json(page.items)
-            else:
-                rows.extend(page.items)
-            is_more = page.next is not None
-        if not as_json:
-            print_table(rows, _COLUMNS, nothing="There are no such dead letters.")
-        say_more(is_more)
+            as_json=as_json,
+        )
 
     at_desk(act, offline=offline)
 

@@ -1,14 +1,14 @@
 """`effects`: what is asked of Splio and how far it is."""
 
-import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
 
-from service.cli.desk import Desk, Row, walk
+from service.cli.desk import Desk, Row
 from service.cli.options import DEFAULT_LIMIT, All, AsJson, Limit, Offline, at_desk
-from service.cli.output import Column, moment, print_json, print_lines, print_table
+from service.cli.output import Column, moment, print_json, print_lines, print_pages, print_table
 from service.domain.effects import Kind, State
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
@@ -105,34 +105,20 @@ async def show_effects(
     as_json: bool,
     nothing: str,
 ) -> None:
-    """Print effects: machines get each page as it comes, people one table."""
-    rows: list[Row] = []
-    is_more = False
-    async for page in walk(
+    """Print effects, as `print_pages`."""
+    await print_pages(
         lambda size, after: desk.effects(
             states=states, kind=kind, order_id=order_id, limit=size, after=after
         ),
+        partial(_print_effects, nothing=nothing),
         limit=limit,
-    ):
-        if as_json:
-            print_json(page.items)
-        else:
-            rows.extend(page.items)
-        is_more = page.next is not None
-    if not as_json:
-        _print_effects(rows, nothing=nothing)
-    say_more(is_more)
+        as_json=as_json,
+    )
 
 
 def _print_effects(rows: Sequence[Row], *, nothing: str) -> None:
     shown = [row if row.get("state") in _WAITING else {**row, "due_at": None} for row in rows]
     print_table(shown, _EFFECT_COLUMNS, nothing=nothing)
-
-
-def say_more(is_more: bool) -> None:
-    """Tell a person that a list was cut at its limit."""
-    if is_more:
-        print("There are more: raise --limit or take --all.", file=sys.stderr)
 
 
 @app.command("show")

@@ -1,13 +1,13 @@
 """`holds`: points that customers spent in a checkout and that Splio still counts as theirs."""
 
+from functools import partial
 from typing import Annotated, Final
 
 import typer
 
-from service.cli.desk import Desk, Row, walk
-from service.cli.effects import say_more
+from service.cli.desk import Desk, Row
 from service.cli.options import DEFAULT_LIMIT, All, AsJson, Limit, Offline, at_desk
-from service.cli.output import Column, moment, print_json, print_lines, print_table
+from service.cli.output import Column, moment, print_json, print_lines, print_pages, print_table
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -69,20 +69,12 @@ def list_holds(
     """
 
     async def act(desk: Desk) -> None:
-        rows: list[Row] = []
-        is_more = False
-        async for page in walk(
+        await print_pages(
             lambda size, after: desk.holds(only_open=not ended, limit=size, after=after),
+            partial(print_table, columns=_COLUMNS, nothing="Nothing is held."),
             limit=None if everything else limit,
-        ):
-            if as_json:
-                print_json(page.items)
-            else:
-                rows.extend(page.items)
-            is_more = page.next is not None
-        if not as_json:
-            print_table(rows, _COLUMNS, nothing="Nothing is held.")
-        say_more(is_more)
+            as_json=as_json,
+        )
 
     at_desk(act, offline=offline)
 

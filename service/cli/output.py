@@ -1,7 +1,7 @@
 """Results on standard output: tables for people, one JSON object a line for machines."""
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from service.cli.desk import Row, Rows, walk
 from service.cli.moments import show_iso, show_local
-
-Row = Mapping[str, Any]
 
 # Where no terminal limits the line, a table is as wide as its content, so that grep finds it.
 _PIPE_WIDTH: Final = 10_000
@@ -127,3 +126,30 @@ def _for_machines(value: Any, name: str = "") -> Any:
             return show_iso(value)
         case _:
             return value
+
+
+async def print_pages(
+    ask: Callable[[int, str | None], Awaitable[Rows]],
+    table: Callable[[Sequence[Row]], None],
+    *,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """
+    Print a list: machines get each page as it comes, people one `table`.
+
+    Args:
+        ask, limit: as of `walk`.
+    """
+    rows: list[Row] = []
+    is_more = False
+    async for page in walk(ask, limit=limit):
+        if as_json:
+            print_json(page.items)
+        else:
+            rows.extend(page.items)
+        is_more = page.next is not None
+    if not as_json:
+        table(rows)
+    if is_more:
+        print("There are more: raise --limit or take --all.", file=sys.stderr)

@@ -7,9 +7,10 @@ from typing import Annotated, Final, TypeVar
 
 import typer
 
+from service.cli.desk import Row
 from service.cli.exits import FAILED, UnreachableError
 from service.cli.options import AsJson
-from service.cli.output import Column, Row, print_json, print_lines, print_table
+from service.cli.output import Column, print_json, print_lines, print_table
 from service.configuration import kafka_config
 from service.domain.errors import LogUnavailableError, StartupError
 from service.eventlog.kafka_config import KafkaConfig
