@@ -60,7 +60,7 @@ class Hammer:
     random: random.Random
     ledgers: list[SqlLedger]
     records: Records = field(default_factory=Records)
-    planned_from: dict[EffectKey, PlannedRecord] = field(default_factory=dict)
+    planned_by: dict[str, PlannedRecord] = field(default_factory=dict)  # by event id
     deliveries: Counter[EffectKey] = field(default_factory=Counter)
     booked: Counter[EffectKey] = field(default_factory=Counter)
     attempts: Counter[tuple[EffectKey, int]] = field(default_factory=Counter)
@@ -84,9 +84,9 @@ class Hammer:
             for effects in (*groups, *more):
                 planned = self.records.planned(Plan(name, effects, facts_of(name)))
                 made.append(planned)
+                self.planned_by[planned.event_id] = planned
                 for effect in effects:
                     self.deliveries[effect.key] += 1
-                    self.planned_from[effect.key] = planned
         self.random.shuffle(made)
         return made
 
@@ -179,8 +179,9 @@ class Hammer:
             elif chance < 0.95:
                 letters = (await ledger.list_dead_letters(only_open=True, limit=5)).items
                 for letter in letters[:1]:
-                    planned = self.planned_from[letter["effect_key"]]
-                    await ledger.replay(letter["id"], planned, by="anna")
+                    # Of its own record: another may not have been delivered yet.
+                    event_id = (await ledger.dead_letter(letter["id"])).event_id
+                    await ledger.replay(letter["id"], self.planned_by[event_id], by="anna")
             else:
                 await ledger.purge(limit=50)
         except (NotFoundError, WrongStateError):
