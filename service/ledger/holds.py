@@ -101,7 +101,8 @@ _WRITE_BALANCE: Final = (
 # Asked at no time, it is answered to nobody.
 _FORGET_BALANCE: Final = (
     "INSERT INTO balances (card, points, asked_at, generation) VALUES (?, NULL, 0, 1) "
-    "ON CONFLICT (card) DO UPDATE SET asked_at = 0, generation = balances.generation + 1"
+    "ON CONFLICT (card) DO UPDATE SET points = NULL, asked_at = 0, "
+    "generation = balances.generation + 1"
 )
 _READ_BALANCE: Final = "SELECT points, asked_at FROM balances WHERE card = ?"
 _READ_GENERATION: Final = Query(

@@ -100,7 +100,7 @@ class CheckoutMachine(RuleBasedStateMachine):
         self.captures: dict[str, Spending] = {}  # answered, by transaction key
         self.unanswered: list[tuple[CallOperation, Spending]] = []
         self.history: list[tuple[CallOperation, Spending, Recorded]] = []
-        self.ended: Counter[EffectKey] = Counter()  # held when a person ended it
+        self.ended: Counter[EffectKey] = Counter()  # what a person ended a hold of, by capture
         self.forced: set[EffectKey] = set()  # refunds that a person released
         self.readings: list[asyncio.Task[KnownBalance]] = []
         self.attempts: list[asyncio.Task[None]] = []
@@ -274,13 +274,13 @@ class CheckoutMachine(RuleBasedStateMachine):
     def end_hold(self, pick: int) -> None:
         """A person says that these points are not to be taken."""
         open_holds = [row for row in self.view.rows(_HELD_BY) if row[5] is None]
-        key, points, _, shrunk, shown, _, _ = self._one(open_holds, pick)
+        key, points, _, shrunk, _, _, _ = self._one(open_holds, pick)
         try:
             self._run(self.ledger.end_hold(key, by="anna"))
         except WrongStateError as error:
             assert error.reason == "debits_under_way"  # noqa: PT017  any other is a bug
         else:
-            self.ended[key] = points - shrunk - shown
+            self.ended[key] = points - shrunk
 
     @precondition(lambda self: any(row[3] == State.BLOCKED for row in self._refunds()))
     @rule()
@@ -347,10 +347,17 @@ class CheckoutMachine(RuleBasedStateMachine):
         return self.view.rows(_REFUNDS)
 
     def _remaining(self) -> int:
-        credited = sum(points for points in self.splio.landed().values() if points > 0)
+        landed = self.splio.landed()
+        credited = sum(points for points in landed.values() if points > 0)
         captured = sum(spending.points for spending in self.captures.values())
         shrunk: int = sum(row[2] for row in self._refunds() if row[4] == "hold_shrunk")
-        return max(credited - captured + shrunk + self.ended.total(), 0)
+        # Debits that were granted took their points all the same, shown or not.
+        taken = sum(
+            -points
+            for key, points in landed.items()
+            if points < 0 and any(_is_debit_of(key, capture) for capture in self.ended)
+        )
+        return max(credited - captured + shrunk + self.ended.total() - taken, 0)
 
     def _assert_nothing_waits_for_nobody(self) -> None:
         """What is not settled waits for a person, for one who does, or for its capture."""
@@ -505,3 +512,7 @@ class CheckoutMachine(RuleBasedStateMachine):
     @staticmethod
     def _one(items: list[T], pick: int) -> T:
         return items[pick % len(items)]
+
+
+def _is_debit_of(key: EffectKey, capture: EffectKey) -> bool:
+    return key.startswith(f"{capture.replace(f':{Kind.CAPTURE}:', f':{Kind.DEBIT}:')}:")
