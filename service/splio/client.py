@@ -70,13 +70,11 @@ class SplioClient:
         *,
         config: SplioConfig,
         metrics: ClientMetrics,
-        step: StepHook,
     ) -> None:
         self.loyalty = loyalty
         self._exchange = exchange
         self._points_kind = config.points_kind
         self._created = metrics.created
-        self._step = step
         self._creations: dict[tuple[PrerequisiteKind, str], asyncio.Task[None]] = {}
 
     async def close(self) -> None:
@@ -95,7 +93,13 @@ class SplioClient:
     ) -> Answer:
         """Post an order (Accepted, AlreadyExists, Missing)."""
         operation = Operation.POST_ORDER
-        reply = await self._post(operation, request, permit, deadline_s, traceparent)
+        reply = await self._exchange.post(
+            operation,
+            request,
+            permit=permit,
+            deadline_s=deadline_s,
+            traceparent=traceparent,
+        )
         if reply.status in OK_STATUSES:
             external_id = external_id_of(request)
             return accept_order(operation, reply.status, reply.body, external_id=external_id)
@@ -106,7 +110,13 @@ class SplioClient:
     ) -> Answer:
         """Book points (Accepted, UnknownCard)."""
         operation = Operation.CREDIT
-        reply = await self._post(operation, request, permit, deadline_s, traceparent)
+        reply = await self._exchange.post(
+            operation,
+            request,
+            permit=permit,
+            deadline_s=deadline_s,
+            traceparent=traceparent,
+        )
         if reply.status in OK_STATUSES:
             return accept_credit(reply.status, reply.body)
         return refusal(operation, reply)
@@ -165,7 +175,7 @@ class SplioClient:
             permit=permit,
             deadline_s=self._exchange.own_deadline_s(),
             traceparent=traceparent,
-            step=self._step,
+            is_effect=True,
         )
         if reply.status in OK_STATUSES:
             external_id = external_id_of(request)
@@ -226,26 +236,6 @@ class SplioClient:
         else:
             refusal(operation, reply)
 
-    async def _post(
-        self,
-        operation: Operation,
-        request: RenderedRequest,
-        permit: Permit,
-        deadline_s: float,
-        traceparent: str,
-    ) -> Reply:
-        """Post the stored request of an effect."""
-        return await self._exchange.send(
-            operation,
-            "POST",
-            request.path,
-            request.body,
-            permit=permit,
-            deadline_s=deadline_s,
-            traceparent=traceparent,
-            step=self._step,
-        )
-
     async def _read(self, operation: Operation, path: str, lane: Lane, traceparent: str) -> Reply:
         permit = await self._exchange.permit(lane)
         deadline_s = self._exchange.own_deadline_s()
@@ -277,9 +267,9 @@ async def open_splio_client(
         step: called at the labelled steps of the requests that carry an effect.
     """
     own_metrics = ClientMetrics(metrics)
-    exchange = Exchange(config, clock=clock, metrics=own_metrics, schedule=schedule)
-    loyalty = LoyaltyClient(exchange, config=config, clock=clock, step=step)
-    client = SplioClient(exchange, loyalty, config=config, metrics=own_metrics, step=step)
+    exchange = Exchange(config, clock=clock, metrics=own_metrics, schedule=schedule, step=step)
+    loyalty = LoyaltyClient(exchange, config=config, clock=clock)
+    client = SplioClient(exchange, loyalty, config=config, metrics=own_metrics)
     try:
         yield client
     finally:

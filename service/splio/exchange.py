@@ -9,7 +9,7 @@ from typing import Final
 import orjson
 
 from service.domain.clock import Clock
-from service.domain.effects import Lane
+from service.domain.effects import Lane, RenderedRequest
 from service.domain.errors import RetryableError
 from service.domain.ports import Answer, Operation, Permit, StepHook, no_step
 from service.splio.answers import OK_STATUSES, classify, read_object, unanswered
@@ -59,8 +59,10 @@ class Exchange:
         clock: Clock,
         metrics: ClientMetrics,
         schedule: Schedule | None,
+        step: StepHook,
     ) -> None:
         self._config = config
+        self._step = step
         self._clock = clock
         self._metrics = metrics
         self._limiter = Limiter(
@@ -107,6 +109,27 @@ class Exchange:
                 return SplioPermit(lane, grant, self._breaker, is_probe, reserved)
             grant.hand_back()  # it opened while we waited
 
+    async def post(
+        self,
+        operation: Operation,
+        request: RenderedRequest,
+        *,
+        permit: Permit,
+        deadline_s: float,
+        traceparent: str,
+    ) -> Reply:
+        """Post the stored request of an effect, as `send`."""
+        return await self.send(
+            operation,
+            "POST",
+            request.path,
+            request.body,
+            permit=permit,
+            deadline_s=deadline_s,
+            traceparent=traceparent,
+            is_effect=True,
+        )
+
     async def send(
         self,
         operation: Operation,
@@ -117,12 +140,12 @@ class Exchange:
         permit: Permit,
         deadline_s: float,
         traceparent: str,
-        step: StepHook = no_step,
+        is_effect: bool = False,
     ) -> Reply:
         """
         Send with the token; once more with a new one after a 401, as nothing took effect.
 
-        Uses up `permit` or hands it back.
+        Uses up `permit` or hands it back. The labelled steps are those of effects (`is_effect`).
         Raises:
             RetryableError: nothing was sent (`not_connected`, `deadline_passed`,
                 `unauthorized`), or what was sent may be repeated (`no_answer`).
@@ -146,7 +169,7 @@ class Exchange:
                 permit=permit,
                 deadline_s=deadline_s,
                 headers=headers,
-                step=step,
+                is_effect=is_effect,
             )
         finally:
             permit.hand_back()
@@ -164,7 +187,7 @@ class Exchange:
                 permit=permit,
                 deadline_s=deadline_s,
                 headers=headers,
-                step=step,
+                is_effect=is_effect,
             )
         finally:
             permit.hand_back()
@@ -179,7 +202,7 @@ class Exchange:
         permit: SplioPermit,
         deadline_s: float,
         headers: Mapping[str, str],
-        step: StepHook = no_step,
+        is_effect: bool = False,
     ) -> Reply:
         """One request, counted, with what it shows of Splio told to breaker and limiter."""
         began_at_s = self._clock.monotonic_s()
@@ -197,7 +220,7 @@ class Exchange:
                     grant=grant,
                     deadline_s=deadline_s,
                     headers=headers,
-                    step=step,
+                    step=self._step if is_effect else no_step,
                 )
         except NotBegunError as error:
             if error.reason == "not_connected":

@@ -12,7 +12,7 @@ from service.domain.clock import Clock
 from service.domain.effects import EffectKey, Lane, RenderedRequest
 from service.domain.errors import PermanentError, RetryableError
 from service.domain.loyalty import Contact, Granted, LoyaltyProgram, Member, Registered
-from service.domain.ports import Missing, Operation, Permit, StepHook, UnknownCard
+from service.domain.ports import Missing, Operation, Permit, UnknownCard
 from service.splio.answers import (
     OK_STATUSES,
     accept_grant,
@@ -42,7 +42,6 @@ from service.splio.members import (
 )
 from service.splio.readback import ListPage, read_page, reason_of
 from service.splio.reading import read_one
-from service.splio.transport import Reply
 
 _PAGES_LIMIT: Final = 100  # of one card's grants; absence is never concluded from a part
 
@@ -54,14 +53,11 @@ class LoyaltyClient:
     What is asked for and cannot be a part of a path ("", "..") is nobody's: None, unasked.
     """
 
-    def __init__(
-        self, exchange: Exchange, *, config: SplioConfig, clock: Clock, step: StepHook
-    ) -> None:
+    def __init__(self, exchange: Exchange, *, config: SplioConfig, clock: Clock) -> None:
         self._exchange = exchange
         self._contact_key = config.contact_key
         self._timezone = config.timezone
         self._clock = clock
-        self._step = step
 
     async def checkout_permit(self) -> SplioPermit:
         """Wait for the reserved part of the lane that balances and members are asked in."""
@@ -151,7 +147,13 @@ class LoyaltyClient:
     ) -> Registered | Missing:
         """Make a contact a member (Missing: its contact does not exist)."""
         operation = Operation.CREATE_MEMBER
-        reply = await self._post(operation, request, permit, deadline_s, traceparent)
+        reply = await self._exchange.post(
+            operation,
+            request,
+            permit=permit,
+            deadline_s=deadline_s,
+            traceparent=traceparent,
+        )
         sent = orjson.loads(request.body)
         if reply.status in OK_STATUSES:
             return accept_member(reply.status, reply.body, program=sent["program_id"])
@@ -169,7 +171,13 @@ class LoyaltyClient:
         Raises: PermanentError `unknown_card`, or `refused` for another documented refusal.
         """
         operation = Operation.GRANT
-        reply = await self._post(operation, request, permit, deadline_s, traceparent)
+        reply = await self._exchange.post(
+            operation,
+            request,
+            permit=permit,
+            deadline_s=deadline_s,
+            traceparent=traceparent,
+        )
         if reply.status in OK_STATUSES:
             return accept_grant(reply.status, reply.body)
         errors = parse_errors(reply.body)
@@ -266,26 +274,6 @@ class LoyaltyClient:
             permit=permit,
             deadline_s=deadline_s,
             traceparent=traceparent,
-        )
-
-    async def _post(
-        self,
-        operation: Operation,
-        request: RenderedRequest,
-        permit: Permit,
-        deadline_s: float,
-        traceparent: str,
-    ) -> Reply:
-        """Post the stored request of an effect."""
-        return await self._exchange.send(
-            operation,
-            "POST",
-            request.path,
-            request.body,
-            permit=permit,
-            deadline_s=deadline_s,
-            traceparent=traceparent,
-            step=self._step,
         )
 
 

@@ -1,15 +1,11 @@
 """The Splio client over real sockets: what each kind of reply, silence or break leads to."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 import orjson
 import pytest
-from prometheus_client import CollectorRegistry
 
-from service.domain.clock import SteadyClock
 from service.domain.effects import (
     EffectKey,
     Lane,
@@ -34,23 +30,21 @@ from service.domain.ports import (
     Step,
     UnknownCard,
 )
-from service.splio.client import SplioClient, open_splio_client
+from service.splio.client import SplioClient
 from service.splio.config import SplioConfig
-from service.telemetry.metrics import Metrics
 from tests.fakes.splio_server import (
     Action,
-    SplioServer,
     closed_port,
     cut_short,
     disconnect,
     drip,
     hang,
     jwt,
-    open_splio_server,
     problem,
     reply,
     reset,
 )
+from tests.integration.splio_bench import TRACE, SplioBench, failure
 
 ORDER = RenderedRequest(
     path="/data/v1/orders",
@@ -65,32 +59,11 @@ CREDIT = RenderedRequest(
 PRODUCT = Prerequisite(
     PrerequisiteKind.PRODUCT, "A", "/data/v1/products", b'{"external_id":"A","name":"A"}'
 )
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER_DEADLINE_S = 5.0
 
 
-class Bench:
-    """A client and the scripted server that it talks to."""
-
-    def __init__(self, server: SplioServer, stack: AsyncExitStack) -> None:
-        self.server = server
-        self.clock = SteadyClock()
-        self.registry = CollectorRegistry()
-        self.steps: list[Step] = []
-        self._stack = stack
-        self.client: SplioClient
-
-    async def open(self, **settings: Any) -> SplioClient:
-        config = SplioConfig(
-            **({"url": self.server.url, "api_key": "key", "limits": {}} | settings)
-        )
-        self.registry = CollectorRegistry()
-        self.client = await self._stack.enter_async_context(
-            open_splio_client(
-                config, clock=self.clock, metrics=Metrics(self.registry), step=self.steps.append
-            )
-        )
-        return self.client
+class Bench(SplioBench):
+    """Posts an order and a credit, a permit each."""
 
     async def post(self, *, deadline_s: float = OTHER_DEADLINE_S) -> Answer:
         permit = await self.client.permit(Lane.SALES)
@@ -110,25 +83,11 @@ class Bench:
             traceparent=TRACE,
         )
 
-    def value(self, name: str, **labels: str) -> float:
-        found = self.registry.get_sample_value(name, labels)
-        assert found is not None, f"no metric {name}{labels}"
-        return found
-
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(open_splio_server())
-        bench = Bench(server, stack)
-        await bench.open()
+    async with Bench.begin() as bench:
         yield bench
-
-
-async def failure(work: Awaitable[object]) -> RelayError:
-    with pytest.raises(RelayError) as raised:
-        await work
-    return raised.value
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
@@ -177,11 +136,11 @@ async def test_nothing_has_arrived_when_a_request_is_started_and_all_of_it_when_
     await bench.post()
     for step, arrived in ((Step.REQUEST_STARTED, 0), (Step.REQUEST_SENT, 1)):
         before = len(bench.server.paths())
-        bench.client._step = die_at(step)
+        bench.on_step = die_at(step)
         attempt = asyncio.ensure_future(bench.post(deadline_s=1))
         with pytest.raises((Died, InDoubtError)):
             await attempt
-        bench.client._step = bench.steps.append
+        bench.on_step = bench.steps.append
         await bench.book()
         assert len(bench.server.paths()) - before - 1 == arrived
 

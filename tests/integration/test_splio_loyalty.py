@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -10,9 +9,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
-from prometheus_client import CollectorRegistry
 
-from service.domain.clock import SteadyClock
 from service.domain.effects import EffectKey, Lane, PrerequisiteKind, RenderedRequest
 from service.domain.errors import (
     InDoubtError,
@@ -31,20 +28,16 @@ from service.domain.loyalty import (
 )
 from service.domain.planning import ContactKey
 from service.domain.ports import Missing, Step
-from service.splio.client import SplioClient, open_splio_client
-from service.splio.config import SplioConfig
-from service.telemetry.metrics import Metrics
 from tests.fakes.splio_server import (
     Action,
-    SplioServer,
     closed_port,
     cut_short,
     disconnect,
-    open_splio_server,
     problem,
     reply,
     reset,
 )
+from tests.integration.splio_bench import TRACE, SplioBench, failure
 
 CARD = "2171707962088"
 KEY = EffectKey("main:debit:club:C-1:PT100")
@@ -57,7 +50,6 @@ GRANT = RenderedRequest(
     body=orjson.dumps({"card_code": CARD, "quantity": 2, "reason_msg": KEY}),
     idempotency_key="k",
 )
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 BALANCE = {"remaining": {"nq_points": {"next_movement": None, "total": 2500}}}
 MEMBER = {
@@ -111,28 +103,8 @@ def texts(*errors: str) -> Action:
     return reply(400, {"statusCode": "Bad Request", "message": "no", "errors": errors})
 
 
-class Bench:
-    """A client and the scripted server that it talks to."""
-
-    def __init__(self, server: SplioServer, stack: AsyncExitStack) -> None:
-        self.server = server
-        self.clock = SteadyClock()
-        self.registry = CollectorRegistry()
-        self.steps: list[Step] = []
-        self._stack = stack
-        self.client: SplioClient
-
-    async def open(self, **settings: Any) -> SplioClient:
-        config = SplioConfig(
-            **({"url": self.server.url, "api_key": "key", "limits": {}} | settings)
-        )
-        self.registry = CollectorRegistry()
-        self.client = await self._stack.enter_async_context(
-            open_splio_client(
-                config, clock=self.clock, metrics=Metrics(self.registry), step=self.steps.append
-            )
-        )
-        return self.client
+class Bench(SplioBench):
+    """Asks and writes as the checkout does, a permit each."""
 
     @property
     def loyalty(self) -> LoyaltySplio:
@@ -180,25 +152,11 @@ class Bench:
     async def count(self) -> int:
         return await self.loyalty.count_grants(GRANT, key=KEY, traceparent=TRACE)
 
-    def value(self, name: str, **labels: str) -> float:
-        found = self.registry.get_sample_value(name, labels)
-        assert found is not None, f"no metric {name}{labels}"
-        return found
-
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(open_splio_server())
-        bench = Bench(server, stack)
-        await bench.open()
+    async with Bench.begin() as bench:
         yield bench
-
-
-async def failure(work: Awaitable[object]) -> RelayError:
-    with pytest.raises(RelayError) as raised:
-        await work
-    return raised.value
 
 
 async def test_everything_is_asked_over_one_exchange(bench: Bench) -> None:
