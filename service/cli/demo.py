@@ -11,9 +11,9 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from service.cli.account import Books, balance_account, print_statement
+from service.cli.progress import progress_lines
 from service.cli.send_checkout import checkout_doors, checkout_program
 from service.cli.serve import log_settings, stop_on_signals
 from service.consumer_setup import Pace
@@ -162,13 +162,7 @@ async def _play(
     runtime: Runtime, sandbox: SplioSandbox, console: Console, size: _Size
 ) -> tuple[DeliveryReport, CheckoutReport]:
     """Orders, then checkouts by the same customers; then wait until nothing is open any more."""
-    with Progress(
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    ) as progress:
+    with progress_lines(console, width=22) as progress:
         delivering = progress.add_task("deliveries by SCAYLE", total=None)
         spending = progress.add_task("checkouts", total=size.checkouts)
         booking = progress.add_task("orders at Splio", total=None)

@@ -11,10 +11,10 @@ import aiohttp
 import orjson
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from service.cli.exits import NOT_REACHABLE
+from service.cli.progress import progress_line
 from service.cli.send_checkout import (
     baskets_to_send,
     checkout_doors,
@@ -168,24 +168,14 @@ async def _send(
     quiet: bool,
 ) -> DeliveryReport:
     await _probe(door)
-    with Progress(
-        TextColumn("deliveries"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
-    ) as progress:
-        task = progress.add_task("deliveries", total=total)
+    with progress_line("deliveries", total=total, quiet=quiet) as tell:
         return await deliver(
             door,
             envelopes,
             user=pair[0],
             password=pair[1],
             plan=plan,
-            on_progress=lambda at: progress.update(
-                task, completed=at.settled, total=max(total, at.settled)
-            ),
+            on_progress=lambda at: tell(at.settled),
         )
 
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 import orjson
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from yarl import URL
 
+from service.cli.progress import progress_line
 from service.sandbox.baskets import Basket, generate_baskets
 from service.sandbox.checkout import CheckoutDoors, play_checkouts
 from service.sandbox.checkout_plan import CheckoutPlan
@@ -98,20 +98,12 @@ def send_checkouts(
 async def _play(
     doors: CheckoutDoors, baskets: Iterable[Basket], plan: CheckoutPlan, *, total: int, quiet: bool
 ) -> CheckoutReport:
-    with Progress(
-        TextColumn("checkouts"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        disable=quiet,
-    ) as progress:
-        task = progress.add_task("checkouts", total=total)
+    with progress_line("checkouts", total=total, quiet=quiet) as tell:
         return await play_checkouts(
             doors,
             baskets,
             plan=plan,
-            on_progress=lambda at: progress.update(task, completed=at.settled),
+            on_progress=lambda at: tell(at.settled),
         )
 
 

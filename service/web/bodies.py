@@ -5,8 +5,6 @@ from typing import Final
 
 from aiohttp import StreamReader, web
 
-from service.web.answers import problem
-
 _FORMS: Final = ("application/x-www-form-urlencoded", "multipart/")
 
 
@@ -78,34 +76,6 @@ async def read_body(request: web.BaseRequest, *, limit_bytes: int, timeout_s: fl
         raise BodyBrokenError from error
     except OSError as error:
         raise DisconnectedError from error
-
-
-def refuse_body(error: BodyError, *, limit_bytes: int) -> tuple[str, web.Response]:
-    """The outcome of a request whose body cannot be had, and its answer."""
-    match error:
-        case UnsupportedMediaTypeError():
-            return (
-                "unsupported_media_type",
-                problem(415, "unsupported-media-type", "Send plain JSON", str(error)),
-            )
-        case BodyTooLargeError():
-            detail = f"At most {limit_bytes} bytes are taken."
-            return "too_large", problem(
-                413, "too-large", "The body is too large", detail, close=True
-            )
-        case BodyTooSlowError():
-            return "too_slow", problem(408, "too-slow", "The body took too long", close=True)
-        case DisconnectedError():
-            # Nobody reads this answer.
-            return "disconnected", problem(400, "disconnected", "The body broke off", close=True)
-        case BodyBrokenError():
-            return "malformed", problem(
-                400, "bad-request", "The body's framing is broken", close=True
-            )
-        case _:
-            return "malformed", problem(
-                417, "unknown-expectation", "Only 100-continue is known", close=True
-            )
 
 
 async def _read(content: StreamReader, limit_bytes: int) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from http import HTTPStatus
 from math import ceil
@@ -30,7 +30,7 @@ from service.domain.ports import Step, StepHook, no_step
 from service.telemetry.metrics import LOYALTY_OUTCOMES, Metrics
 from service.telemetry.tracing import continue_trace, trace_id
 from service.web.answers import json_answer, problem, ready_answer
-from service.web.bodies import BodyError, check_media_type, read_body, refuse_body
+from service.web.bodies import BodyError, check_media_type, read_body
 from service.web.dispatch import Handler, Router
 from service.web.loyalty_fields import (
     FieldError,
@@ -44,6 +44,7 @@ from service.web.loyalty_fields import (
     read_verify,
 )
 from service.web.loyalty_methods import METHODS
+from service.web.receipts import Receipt, unauthorized, without_body
 from service.web.shapes import ShapeLog
 from service.web.tokens import TokenAuthentication
 
@@ -81,16 +82,6 @@ class LoyaltyConfig:
     body_timeout_s: float
     invalid_status: int = 200
     rate_fields: tuple[str, ...] = ("conversionFactor",)
-
-
-@dataclass(slots=True)
-class _Receipt:
-    """How a call ended: its outcome, its answer and the fields of its log line."""
-
-    outcome: str
-    answer: web.StreamResponse
-    level: int = logging.INFO
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +136,7 @@ class LoyaltyDoor:
             operation: metrics.loyalty_call_seconds.labels(operation.value).observe
             for operation in CallOperation
         }
-        self._operations: Mapping[CallOperation, Callable[[_Asked], Awaitable[_Receipt]]] = {
+        self._operations: Mapping[CallOperation, Callable[[_Asked], Awaitable[Receipt]]] = {
             CallOperation.POINTS_RATE: self._points_rate,
             CallOperation.BALANCE: self._balance,
             CallOperation.VALIDATE: self._validate,
@@ -189,13 +180,12 @@ class LoyaltyDoor:
 
         return answer
 
-    async def _receive(self, operation: CallOperation, request: web.BaseRequest) -> _Receipt:
+    async def _receive(self, operation: CallOperation, request: web.BaseRequest) -> Receipt:
         refusal = self._authentication.refusal(request, operation)
         if refusal is not None:
             # Under a name of its own: strangers must not replace what SCAYLE sends.
             self._shapes.note(f"loyalty:{operation}:refused", request=request)
-            throttled = refusal.status == HTTPStatus.TOO_MANY_REQUESTS
-            return _Receipt("throttled" if throttled else "unauthorized", refusal)
+            return unauthorized(refusal)
         try:
             check_media_type(request)
             body = await read_body(
@@ -204,7 +194,7 @@ class LoyaltyDoor:
                 timeout_s=self._config.body_timeout_s,
             )
         except BodyError as error:
-            return _Receipt(*refuse_body(error, limit_bytes=self._config.body_bytes))
+            return without_body(error, limit_bytes=self._config.body_bytes)
         self._shapes.note(f"loyalty:{operation}", body=body, request=request)
         desk = self._desk()
         if desk is None or not self._accepting():
@@ -231,14 +221,14 @@ class LoyaltyDoor:
         receipt.fields["trace_id"] = trace_id(trace)
         return receipt
 
-    async def _points_rate(self, asked: _Asked) -> _Receipt:
+    async def _points_rate(self, asked: _Asked) -> Receipt:
         call = read_rate(asked.fields)
         factor = await asked.desk.rates.factor(
             call.program, call.currency, traceparent=asked.traceparent
         )
         return _answered(asked, dict.fromkeys(self._config.rate_fields, _number(factor)))
 
-    async def _balance(self, asked: _Asked) -> _Receipt:
+    async def _balance(self, asked: _Asked) -> Receipt:
         call = read_card(asked.fields)
         asked.desk.programs.splio_id(call.program)
         usable = await asked.desk.balances.usable(call.card, traceparent=asked.traceparent)
@@ -246,14 +236,14 @@ class LoyaltyDoor:
             raise NotFoundError("unknown_card", "Splio knows no member with this card")
         return _answered(asked, {"balance": usable})
 
-    async def _validate(self, asked: _Asked) -> _Receipt:
+    async def _validate(self, asked: _Asked) -> Receipt:
         call = read_card(asked.fields)
         return self._judged(
             asked,
             await asked.desk.cards.is_good(call.card, call.program, traceparent=asked.traceparent),
         )
 
-    async def _verify(self, asked: _Asked) -> _Receipt:
+    async def _verify(self, asked: _Asked) -> Receipt:
         call = read_verify(asked.fields)
         return self._judged(
             asked,
@@ -262,13 +252,13 @@ class LoyaltyDoor:
             ),
         )
 
-    def _judged(self, asked: _Asked, is_valid: bool) -> _Receipt:
+    def _judged(self, asked: _Asked, is_valid: bool) -> Receipt:
         if is_valid:
             return _answered(asked, {"valid": True})
         answer = json_answer({"valid": False}, status=self._config.invalid_status)
-        return _Receipt("invalid", answer)
+        return Receipt("invalid", answer)
 
-    async def _register(self, asked: _Asked) -> _Receipt:
+    async def _register(self, asked: _Asked) -> Receipt:
         call = read_register(asked.fields)
         card = await asked.desk.registrations.register(
             call.customer,
@@ -280,9 +270,9 @@ class LoyaltyDoor:
         )
         document = {"cardKey": card.number, "cardNumber": card.number}
         status = HTTPStatus.CREATED if card.is_new else HTTPStatus.OK
-        return _Receipt("answered", json_answer(document, status=status))
+        return Receipt("answered", json_answer(document, status=status))
 
-    async def _collect(self, asked: _Asked) -> _Receipt:
+    async def _collect(self, asked: _Asked) -> Receipt:
         call = read_collect(asked.fields)
         spending = Spending(
             program=call.program,
@@ -303,7 +293,7 @@ class LoyaltyDoor:
             return _conflict(result.value, call.order_id)
         return _done(asked, result.value, call.order_id)
 
-    async def _capture(self, asked: _Asked) -> _Receipt:
+    async def _capture(self, asked: _Asked) -> Receipt:
         call = read_spending(asked.fields)
         return _recorded(
             asked,
@@ -316,7 +306,7 @@ class LoyaltyDoor:
             call.order_id,
         )
 
-    async def _refund(self, asked: _Asked) -> _Receipt:
+    async def _refund(self, asked: _Asked) -> Receipt:
         call = read_spending(asked.fields)
         return _recorded(
             asked,
@@ -342,23 +332,23 @@ def _spending(call: SpendingCall) -> Spending:
     )
 
 
-def _recorded(asked: _Asked, recorded: Recorded, order_id: str) -> _Receipt:
+def _recorded(asked: _Asked, recorded: Recorded, order_id: str) -> Receipt:
     if recorded.value in _CONFLICTS:
         return _conflict(recorded.value, order_id)
     return _done(asked, recorded.value, order_id)
 
 
-def _answered(asked: _Asked, document: Mapping[str, Any]) -> _Receipt:
-    return _Receipt("answered", ready_answer(asked.request, orjson.dumps(document)))
+def _answered(asked: _Asked, document: Mapping[str, Any]) -> Receipt:
+    return Receipt("answered", ready_answer(asked.request, orjson.dumps(document)))
 
 
-def _done(asked: _Asked, outcome: str, order_id: str) -> _Receipt:
+def _done(asked: _Asked, outcome: str, order_id: str) -> Receipt:
     answer = ready_answer(asked.request, _DONE)
-    return _Receipt(outcome, answer, fields={"order_id": order_id})
+    return Receipt(outcome, answer, fields={"order_id": order_id})
 
 
-def _conflict(outcome: str, order_id: str) -> _Receipt:
-    return _Receipt(
+def _conflict(outcome: str, order_id: str) -> Receipt:
+    return Receipt(
         outcome,
         problem(
             HTTPStatus.CONFLICT,
@@ -371,11 +361,11 @@ def _conflict(outcome: str, order_id: str) -> _Receipt:
     )
 
 
-def _not_understood(operation: CallOperation, error: FieldError) -> _Receipt:
+def _not_understood(operation: CallOperation, error: FieldError) -> Receipt:
     status = error.status
     if operation is CallOperation.COLLECT and error.field == "orderId":
         status = HTTPStatus.UNPROCESSABLE_ENTITY  # without an order nothing can be booked
-    return _Receipt(
+    return Receipt(
         "malformed",
         problem(
             status,
@@ -389,12 +379,12 @@ def _not_understood(operation: CallOperation, error: FieldError) -> _Receipt:
     )
 
 
-def _failed(error: RelayError) -> _Receipt:
+def _failed(error: RelayError) -> Receipt:
     """The answer to an error of a use case; SCAYLE may send what gets a 503 again."""
     match error:
         case NotFoundError(reason=reason, detail=detail):
             slug = reason.replace("_", "-")
-            return _Receipt(
+            return Receipt(
                 "unknown",
                 problem(HTTPStatus.NOT_FOUND, slug, "There is no such thing", detail),
                 fields={"reason": reason},
@@ -405,7 +395,7 @@ def _failed(error: RelayError) -> _Receipt:
                 if reason in _CALLERS_FAULT
                 else HTTPStatus.UNPROCESSABLE_ENTITY
             )
-            return _Receipt(
+            return Receipt(
                 "refused",
                 problem(status, reason.replace("_", "-"), "It cannot be done", detail),
                 logging.WARNING,
@@ -419,8 +409,8 @@ def _failed(error: RelayError) -> _Receipt:
             raise error
 
 
-def _unavailable(reason: str, retry_after_s: float, detail: str = "") -> _Receipt:
-    return _Receipt(
+def _unavailable(reason: str, retry_after_s: float, detail: str = "") -> Receipt:
+    return Receipt(
         "unavailable",
         problem(
             HTTPStatus.SERVICE_UNAVAILABLE,

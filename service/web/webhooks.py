@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ from service.telemetry.metrics import WEBHOOK_OUTCOMES, Metrics
 from service.telemetry.tracing import continue_trace, trace_id
 from service.web.answers import problem, ready_answer
 from service.web.authentication import BasicAuthentication
-from service.web.bodies import BodyError, check_media_type, read_body, refuse_body
+from service.web.bodies import BodyError, check_media_type, read_body
+from service.web.receipts import Receipt, unauthorized, without_body
 from service.web.shapes import ShapeLog
 
 _TYPE_LIMIT: Final = 64  # characters of an event type that a log line repeats
@@ -36,16 +37,6 @@ class WebhookLimits:
 
     body_bytes: int = 512 * 1024
     body_timeout_s: float = 10.0
-
-
-@dataclass(slots=True)
-class _Receipt:
-    """How one webhook ended: its outcome, its answer and the fields of its log line."""
-
-    outcome: str
-    answer: web.StreamResponse
-    level: int = logging.INFO
-    fields: dict[str, Any] = field(default_factory=dict)
 
 
 class WebhookDoor:
@@ -101,10 +92,10 @@ class WebhookDoor:
             )
         return receipt.answer
 
-    async def _receive(self, request: web.BaseRequest) -> _Receipt:
+    async def _receive(self, request: web.BaseRequest) -> Receipt:
         refusal = self._authentication.refusal(request)
         if refusal is not None:
-            return _Receipt("throttled" if refusal.status == 429 else "unauthorized", refusal)  # noqa: PLR2004
+            return unauthorized(refusal)
         try:
             check_media_type(request)
             if not self._accepting():
@@ -115,12 +106,12 @@ class WebhookDoor:
                 timeout_s=self._limits.body_timeout_s,
             )
         except BodyError as error:
-            return _Receipt(*refuse_body(error, limit_bytes=self._limits.body_bytes))
+            return without_body(error, limit_bytes=self._limits.body_bytes)
         self._step(Step.WEBHOOK_READ)
         try:
             return await self._publish(request, body)
         except NotAnEventError as error:
-            return _Receipt(
+            return Receipt(
                 "malformed",
                 problem(
                     400,
@@ -136,14 +127,14 @@ class WebhookDoor:
             # The log will never take it, but SCAYLE can keep it until a person has looked.
             return _unavailable(error.reason, 60.0)
 
-    async def _publish(self, request: web.BaseRequest, body: bytes) -> _Receipt:
+    async def _publish(self, request: web.BaseRequest, body: bytes) -> Receipt:
         webhook = read_webhook(body)
         if self._shapes is not None:
             self._shapes.note(f"webhook:{webhook.event_type[:_TYPE_LIMIT]}", body=body)
         fields: dict[str, Any] = {"event_type": webhook.event_type, "size_bytes": len(body)}
         if isinstance(webhook, IgnoredWebhook):
             fields["event_type"] = webhook.event_type[:_TYPE_LIMIT]
-            return _Receipt("ignored", ready_answer(request, _IGNORED), fields=fields)
+            return Receipt("ignored", ready_answer(request, _IGNORED), fields=fields)
         trace = continue_trace(request.headers.get("traceparent"))
         fields["trace_id"] = trace_id(trace)
         if isinstance(webhook, UnreadableWebhook):
@@ -166,7 +157,7 @@ class WebhookDoor:
         self._step(Step.WEBHOOK_PUBLISHED)
         fields["event_id"] = event_id
         answer = b'{"outcome":"%b","event_id":"%b"}' % (outcome.encode(), event_id.encode())
-        return _Receipt(outcome, ready_answer(request, answer), level, fields)
+        return Receipt(outcome, ready_answer(request, answer), level, fields)
 
 
 _IGNORED: Final = b'{"outcome":"ignored"}'
@@ -177,8 +168,8 @@ _LINES: Final = {
 }
 
 
-def _unavailable(reason: str, retry_after_s: float) -> _Receipt:
-    return _Receipt(
+def _unavailable(reason: str, retry_after_s: float) -> Receipt:
+    return Receipt(
         "unavailable",
         problem(
             503,

@@ -18,6 +18,20 @@ from service.sandbox.splio import SplioSandbox, SplioSandboxSettings, open_splio
 CARD = "2171707962088"
 OTHER_CARD = "2171900000013"
 CONTACT = "camille.roux@example.com"
+FAULTS: dict[str, dict[str, Any]] = {
+    "delay": {"seconds": 0.02},
+    "delay_before": {"seconds": 0.02},
+    "lost_reply": {},
+    "lost_request": {},
+    "status": {"status": 503},
+    "status_after": {"status": 500},
+    "429": {},
+    "garbage": {},
+    "slow_drip": {"seconds": 30},
+    "reset": {},
+    "unauthorized": {},
+}
+"""What one request may meet, with the arguments that such a fault needs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from service.splio.client import SplioClient, open_splio_client
 from service.splio.config import SplioConfig
 from service.splio.requests import SplioRenderer
 from service.telemetry.metrics import Metrics
+from tests.integration.sandbox_client import FAULTS
 
 CARD = "2171707962088"
 UNKNOWN_CARD = "2171707962089"  # its check digit is wrong
@@ -335,19 +336,6 @@ async def test_grants_of_a_card_without_a_contact_are_counted_in_the_ledger(benc
     assert "attribution.list" not in (await bench.sandbox.statement())["requests"]
 
 
-FAULTS: dict[str, dict[str, Any]] = {
-    "delay": {"seconds": 0.02},
-    "delay_before": {"seconds": 0.02},
-    "lost_reply": {},
-    "lost_request": {},
-    "status": {"status": 503},
-    "status_after": {"status": 500},
-    "429": {},
-    "garbage": {},
-    "slow_drip": {"seconds": 30},
-    "reset": {},
-    "unauthorized": {},
-}
 ACTS = ("lost_reply", "status_after", "garbage", "slow_drip")
 """The faults whose request takes effect and whose answer does not say so."""
 

@@ -23,6 +23,7 @@ from service.splio.client import SplioClient, open_splio_client
 from service.splio.config import SplioConfig
 from service.splio.requests import SplioRenderer
 from service.telemetry.metrics import Metrics
+from tests.integration.sandbox_client import FAULTS
 
 CARD = "2171707962088"
 SHOP = Shop(store="web-fr", program=None, timezone="Europe/Paris")
@@ -214,21 +215,6 @@ async def test_credits_are_read_on_from_where_the_last_page_ended(bench: Bench) 
 
     assert second.contexts == ("main:earn:1", "main:earn:2")
     assert third.contexts == ("main:earn:3",)
-
-
-FAULTS: dict[str, dict[str, Any]] = {
-    "delay": {"seconds": 0.02},
-    "delay_before": {"seconds": 0.02},
-    "lost_reply": {},
-    "lost_request": {},
-    "status": {"status": 503},
-    "status_after": {"status": 500},
-    "429": {},
-    "garbage": {},
-    "slow_drip": {"seconds": 30},
-    "reset": {},
-    "unauthorized": {},
-}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -1,7 +1,6 @@
-"""What the tests of the consumers share: one clock, and fakes that keep to it."""
+"""What the tests of the consumers share: fakes that keep to one clock."""
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
@@ -9,16 +8,6 @@ from tests.fakes.ledger import FakeLedger
 from tests.fakes.log import FakeLog
 from tests.fakes.splio import FakeSplio
 from tests.unit.consumers.dispatching import Bench
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(CollectorRegistry())
 
 
 @pytest.fixture

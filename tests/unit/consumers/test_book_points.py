@@ -32,11 +32,6 @@ EARN = make_ready()
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def splio(clock: FakeClock) -> FakeSplio:
     return FakeSplio(clock)
 

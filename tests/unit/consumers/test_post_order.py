@@ -43,11 +43,6 @@ CONTACT_KIND, PRODUCT_KIND, STORE_KIND = (
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def splio(clock: FakeClock) -> FakeSplio:
     return FakeSplio(clock)
 
