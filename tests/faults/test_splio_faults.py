@@ -278,7 +278,10 @@ async def test_undocumented_refusal_pauses_the_lane_and_it_recovers(tmp_path: Pa
             assert await relay.requests("credit") <= 33
             sandbox.clear_faults()
             await relay.rest(timeout_s=30)
-            assert relay.metric("relay_lane_paused", lane="other") == 0
+            await until(
+                lambda: relay.metric("relay_lane_paused", lane="other") == 0,
+                what="the metric tells that the lane goes on",
+            )
             (await relay.account(envelopes, report)).assert_balances()
             assert not await relay.dead_letters()
 
