@@ -1,7 +1,7 @@
 """SCAYLE Checkout's calls through the real doors: what is answered, and what Splio ends up with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -48,12 +48,17 @@ async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str,
 
 @asynccontextmanager
 async def checkout(
-    directory: Path, settings: Mapping[str, str] = {}, *, points: int = 2500, **sandbox: Any
+    directory: Path,
+    settings: Mapping[str, str] = {},
+    *,
+    points: int = 2500,
+    unset: Collection[str] = (),
+    **sandbox: Any,
 ) -> AsyncIterator[tuple[Relay, SplioSandbox]]:
     """A service whose answers are never cached, and a sandbox in which `CARD` has points."""
     async with (
         running_sandbox(directory, grants_visible_after_s=0.1, **sandbox) as splio,
-        running_relay(directory, splio, {"balance_fresh": "0s", **settings}) as relay,
+        running_relay(directory, splio, {"balance_fresh": "0s", **settings}, unset=unset) as relay,
     ):
         if points:
             await give(splio, CARD, points)
@@ -124,7 +129,8 @@ async def test_rate_stands_under_every_name_that_the_setting_lists(tmp_path: Pat
 async def test_rate_that_no_setting_names_is_asked_of_splio(tmp_path: Path) -> None:
     async with checkout(tmp_path, points=0) as (relay, _):
         answer = await relay.call("GET", "points-rate", {"currency": "USD", "type": PROGRAM})
-        assert answer.status in (200, 404), answer
+        ratio = b'{"conversionFactor":10,"conversionRate":10,"factor":10,"rate":10}'
+        assert (answer.status, answer.body) == (200, ratio)
         unknown = await relay.call("GET", "points-rate", {"currency": "EUR", "type": "club"})
         assert (unknown.status, problem(unknown)) == (404, "unknown-program")
 
@@ -313,17 +319,30 @@ async def test_collect_is_counted_where_another_way_books(tmp_path: Path) -> Non
 # -- what cannot be answered
 
 
-async def test_amounts_need_their_unit(tmp_path: Path) -> None:
-    async with checkout(tmp_path, points=0) as (relay, _):
-        settings = relay.runtime.settings
-        assert settings.loyalty_amount_unit == "points"
-    unset = {"loyalty_amount_unit": "money", "loyalty_rates": f"{PROGRAM}:EUR=0.01"}
-    async with checkout(tmp_path, unset, points=0) as (relay, _):
+async def test_amounts_without_their_unit_are_not_taken_and_the_answer_says_why(
+    tmp_path: Path,
+) -> None:
+    """SCAYLE repeats a 503 for two days: time for a person to ask which it is."""
+    async with checkout(tmp_path, points=0, unset=["loyalty_amount_unit"]) as (relay, _):
+        for operation in ("capture", "refund"):
+            answer = await relay.call("POST", operation, SPENT)
+            assert (answer.status, problem(answer)) == (503, "unavailable")
+            assert "RELAY_LOYALTY_AMOUNT_UNIT" in answer.json["detail"]
+            assert int(answer.headers["Retry-After"]) >= 1
+        assert not await relay.effects()
+
+
+async def test_amounts_of_money_are_points_by_their_rate(tmp_path: Path) -> None:
+    money = {"loyalty_amount_unit": "money", "loyalty_rates": f"{PROGRAM}:EUR=0.01"}
+    async with checkout(tmp_path, money, points=0) as (relay, _):
         await relay.call("PUT", "capture", spent(amount=1500))
         (effect,) = [item for item in await relay.effects() if item["kind"] == "capture"]
         assert effect["points"] == 1500  # 15.00 EUR at 0.01
-        other = await relay.call("PUT", "capture", spent(transactionKey="k2", currencyCode="USD"))
-        assert other.status in (200, 503)
+        other = spent(transactionKey="k2", currencyCode="USD", amount=4000)
+        assert (await relay.call("PUT", "capture", other)).status == 200
+        captures = [item for item in await relay.effects() if item["kind"] == "capture"]
+        # What no setting names is at the ratio of Splio's programme, 10, whatever the currency.
+        assert sorted(item["points"] for item in captures) == [4, 1500]
 
 
 async def test_money_given_back_in_parts_is_never_more_points_than_were_captured(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,17 +235,20 @@ async def running_relay(
     sandbox: SplioSandbox,
     settings: Mapping[str, str] = {},
     *,
+    unset: Collection[str] = (),
     step: StepHook = no_step,
     pace: Pace = BRISK,
 ) -> AsyncIterator[Relay]:
     """
     A service with the sandbox's short waits, stopped in order at the end.
 
-    `settings` are named in lower case and without `RELAY_`.
+    `settings` are named in lower case and without `RELAY_`; those of `unset` have no value, though
+    there is one for use beside the sandbox.
     """
     loaded = load_settings(
         environment(directory, {"splio_url": sandbox.url, **settings}), sandbox=True
     )
+    loaded = loaded.model_copy(update=dict.fromkeys(unset))
     async with (
         open_runtime(loaded, step=step, pace=pace) as runtime,
         aiohttp.ClientSession() as session,
