@@ -46,7 +46,6 @@ def call_policy(settings: Settings) -> CallPolicy:
         tenant=settings.tenant,
         timezone=settings.timezone.key,
         points_limit=settings.points_limit,
-        rounding=1 if settings.loyalty_amount_unit == "money" else 0,
         rewards=tuple(rewards.items()),
     )
 

@@ -39,14 +39,12 @@ class CallPolicy:
     The settings that planning of calls obeys.
 
     `rewards` are the denominations of debits, points and Splio's reward id, the largest first;
-    none: a capture is settled by its hold alone. `rounding` are the points by which a refund may
-    exceed what is left of its capture: 1 where amounts are money, of which each is rounded.
+    none: a capture is settled by its hold alone.
     """
 
     tenant: str
     timezone: str = "UTC"
     points_limit: int = 100_000
-    rounding: int = 0
     rewards: tuple[tuple[int, str], ...] = field(default=())
 
 
@@ -124,7 +122,6 @@ class CallPlanner:
             ),
             debits=self._debits,
             call=call,
-            rounding=self._policy.rounding,
             of_points=of_points,
         )
 

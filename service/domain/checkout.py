@@ -104,7 +104,8 @@ class PlannedRefund:
     """
     A refund to be recorded. `request` credits it, should its capture have reached Splio.
 
-    One of at most `rounding` points more than are left of its capture is `of_points` of those.
+    Its points are worth what they are now; where its capture is known it is `of_points` of those
+    that its amount had then.
     """
 
     key: EffectKey
@@ -114,7 +115,6 @@ class PlannedRefund:
     request: RenderedRequest
     debits: Debits
     call: Call
-    rounding: int
     of_points: Callable[[int], "PlannedRefund"]
 
     @property

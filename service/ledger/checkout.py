@@ -25,14 +25,13 @@ from service.ledger.dead_letters import mark_begun_again, record_row, set_record
 from service.ledger.holds import Hold
 from service.ledger.outbox import note_outcomes
 from service.ledger.plans import PlanRows, gather_effect, read_known, write_plans
-from service.ledger.rows import read_standings
+from service.ledger.rows import change_one, read_standings
 from service.ledger.transaction import Tx
 
 BALANCE_KNOWN_MS: Final = 15 * 60_000  # a balance older than that says nothing of a capture
 SHRUNK: Final = "hold_shrunk"  # why a refund needs no credit: its points were never taken
 NO_CAPTURE: Final = "no_capture"
 _REGISTER: Final = "register"  # who begins a registration again, in place of a person
-MORE_THAN_CAPTURED: Final = "more_than_captured"
 
 _INSERT_HOLDS: Final = RowInsert(
     "holds",
@@ -44,6 +43,8 @@ _INSERT_HOLDS: Final = RowInsert(
         "order_key": TEXT,
         "card": TEXT,
         "currency": TEXT,
+        "amount": INTEGER,
+        "refunded": INTEGER,
         "points": INTEGER,
         "given_back": INTEGER,
         "shrunk": INTEGER,
@@ -56,11 +57,11 @@ _INSERT_HOLDS: Final = RowInsert(
     },
 )
 _INSERT_WAITING: Final = (
-    "INSERT INTO waiting_refunds (effect_key, capture_key, program, order_key, card, points, "
-    "since) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO waiting_refunds (effect_key, capture_key, program, order_key, card, amount, "
+    "points, since) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _READ_WAITING: Final = Query(
-    ("effect_key", "points"),
+    ("effect_key", "amount", "points"),
     "FROM waiting_refunds WHERE (capture_key = ? OR (program = ? AND order_key = ?)) AND card = ?",
     locked="effect_key",
 )
@@ -73,6 +74,7 @@ _SETTLE_WAITING: Final = KeyStatement(
     "UPDATE effects SET state = 'applied', settled_at = ?1, seen_at = ?1, reason = ?2 "
     "WHERE state IN ('blocked', 'held') AND effect_key IN (:keys)"
 )
+_SHARE: Final = "UPDATE effects SET points = ? WHERE effect_key = ?"
 # Those that a person has already stay until their capture comes, and are passed over.
 _READ_OLD_WAITING: Final = (
     "SELECT w.effect_key FROM waiting_refunds AS w CROSS JOIN effects AS e "
@@ -92,7 +94,6 @@ def write_capture(tx: Tx, capture: PlannedCapture) -> Recording:
         return known
     spending = capture.spending
     over = holds.is_over_balance(tx, spending.card, spending.points, known_for_ms=BALANCE_KNOWN_MS)
-    given_back, shrunk = _settle_waiting(tx, capture.key, spending)
     hold = Hold(
         id=tx.id(),
         effect_key=capture.key,
@@ -101,16 +102,21 @@ def write_capture(tx: Tx, capture: PlannedCapture) -> Recording:
         order_key=spending.order_key,
         card=spending.card,
         currency=spending.currency,
+        amount=spending.amount,
+        refunded=0,
         points=spending.points,
-        given_back=given_back,
-        shrunk=shrunk,
+        given_back=0,
+        shrunk=0,
         shown=0,
         revision=0,
         debits="[]",
         received_at=capture.call.received_at_ms,
-        ended_at=tx.now_ms if shrunk == spending.points else None,
+        ended_at=None,
         ended_by=None,
     )
+    hold = _settle_waiting(tx, hold)
+    if hold.held <= 0:
+        hold = hold._replace(ended_at=tx.now_ms)
     hold, debits = _plan_debits(hold, capture.debits)
     fresh = _write_effects(tx, capture.call, [effect, *debits])
     _INSERT_HOLDS.run(tx.connection, [hold])
@@ -136,6 +142,7 @@ def write_refund(tx: Tx, refund: PlannedRefund) -> Recording:
                 spending.program,
                 spending.order_key,
                 spending.card,
+                spending.amount,
                 spending.points,
                 tx.now_ms,
             ),
@@ -143,20 +150,20 @@ def write_refund(tx: Tx, refund: PlannedRefund) -> Recording:
         return Recording(Recorded.NO_CAPTURE)
     if hold.card != spending.card:
         return _refused(tx, effect, refund.call, Reason.CONFLICT, "its capture has another card")
-    left = hold.points - hold.given_back
-    if 0 < left < spending.points <= left + refund.rounding:
-        refund = refund.of_points(left)
-        spending, effect = refund.spending, refund.effect
-    if spending.points > left:
-        detail = f"captured {hold.points}, given back {hold.given_back} before"
+    if hold.refunded + spending.amount > hold.amount:
+        detail = f"captured {hold.amount}, given back {hold.refunded} before"
         _refused(tx, effect, refund.call, Reason.MORE_THAN_CAPTURED, detail)
         return Recording(Recorded.MORE_THAN_CAPTURED)
-    hold = hold._replace(given_back=hold.given_back + spending.points)
+    points = hold.share(spending.amount)
     standings = read_standings(tx, hold.debit_keys)
     given_up = any(each.state in {State.REJECTED, State.VOID} for each in standings.values())
-    if hold.ended_by is None and not any(each.may_be_at_splio for each in standings.values()):
-        return _shrink(tx, hold, effect, refund, plans_anew=not given_up)
-    holds.change(tx, hold)
+    is_unsent = not any(each.may_be_at_splio for each in standings.values())
+    if not points or (hold.ended_by is None and is_unsent):
+        hold = hold.refund(spending.amount, points, is_unsent=True)
+        return _shrink(tx, hold, refund, points, plans_anew=not given_up)
+    holds.change(tx, hold.refund(spending.amount, points, is_unsent=False))
+    refund = refund.of_points(points)
+    effect = refund.effect
     after = hold.debit_keys[-1] if hold.debit_keys else None
     if given_up:
         effect = replace(effect, state=State.HELD, reason="debits_incomplete")
@@ -230,23 +237,24 @@ def _refused(tx: Tx, effect: PlannedEffect, call: Call, reason: Reason, detail: 
 
 
 def _shrink(
-    tx: Tx, hold: Hold, effect: PlannedEffect, refund: PlannedRefund, *, plans_anew: bool
+    tx: Tx, hold: Hold, refund: PlannedRefund, points: int, *, plans_anew: bool
 ) -> Recording:
     """
-    Take the refund off a capture of which nothing was attempted at Splio.
+    Settle a refund without a credit: its points were not taken at Splio, or are none.
 
     `plans_anew`: debits of what is left; not where a person has given the capture's up.
     """
-    old_debits = hold.debit_keys
-    hold = hold._replace(shrunk=hold.shrunk + refund.spending.points)
-    holds.void_debits(tx, old_debits, reason="capture_shrunk")
     debits: Sequence[PlannedEffect] = ()
-    if old_debits and plans_anew:
-        hold, debits = _plan_debits(hold, refund.debits)
+    if points and hold.debit_keys:
+        holds.void_debits(tx, hold.debit_keys, reason="capture_shrunk")
+        if plans_anew:
+            hold, debits = _plan_debits(hold, refund.debits)
     holds.change(tx, hold)
-    settled = replace(effect, state=State.APPLIED, reason=SHRUNK)
+    settled = replace(
+        refund.effect, state=State.APPLIED, request=None, reason=SHRUNK, points=points
+    )
     fresh = _write_effects(tx, refund.call, [settled, *debits])
-    _SETTLE_SEEN.run(tx.connection, [effect.key], tx.now_ms)
+    _SETTLE_SEEN.run(tx.connection, [refund.key], tx.now_ms)
     return Recording(Recorded.TAKEN, fresh)
 
 
@@ -264,7 +272,7 @@ def _plan_debits(hold: Hold, plan: Debits) -> tuple[Hold, Sequence[PlannedEffect
         transaction_key=hold.transaction_key,
         order_key=hold.order_key,
         card=hold.card,
-        amount=hold.held,
+        amount=hold.amount,
         points=hold.held,
         currency=hold.currency,
     )
@@ -275,45 +283,52 @@ def _plan_debits(hold: Hold, plan: Debits) -> tuple[Hold, Sequence[PlannedEffect
     return hold._replace(revision=revision, debits=keys), debits
 
 
-def _settle_waiting(tx: Tx, capture_key: EffectKey, spending: Spending) -> tuple[int, int]:
+def _settle_waiting(tx: Tx, hold: Hold) -> Hold:
     """
-    Take refunds that came before their capture off it.
+    Take refunds that came before their capture off its new hold.
 
-    Returns: the points that they give back, and those of them that need not be taken at Splio;
-    the others a person has released to be credited. One that was sent stays with the person.
+    Those that a person has released count first, as they are credited whatever comes; one that
+    was sent stays with the person.
     """
     rows = _READ_WAITING.rows(
-        tx.connection, capture_key, spending.program, spending.order_key, spending.card
+        tx.connection, hold.effect_key, hold.program, hold.order_key, hold.card
     )
-    standings = read_standings(tx, [key for key, _ in rows])
-    given_back = shrunk = 0
+    standings = read_standings(tx, [key for key, _, _ in rows])
     fitting: list[EffectKey] = []
     beyond: list[EffectKey] = []
     sent: list[EffectKey] = []
-    for key, points in sorted(rows, key=lambda row: standings[row[0]].id):
+    waiting: list[tuple[EffectKey, int, int]] = []
+    for key, amount, points in sorted(rows, key=lambda row: standings[row[0]].id):
         standing = standings[key]
         if standing.state in {State.REJECTED, State.VOID}:
             continue
         if standing.may_be_at_splio or standing.state not in {State.BLOCKED, State.HELD}:
             sent.append(key)
-            given_back += points
-        elif given_back + points <= spending.points:
-            fitting.append(key)
-            given_back += points
-            shrunk += points
+            hold = hold.refund(amount, points, is_unsent=False)
         else:
+            waiting.append((key, amount, points))
+    for key, amount, points in waiting:
+        if hold.refunded + amount > hold.amount:
             beyond.append(key)
+            continue
+        fitting.append(key)
+        shared = hold.share(amount)
+        hold = hold.refund(amount, shared, is_unsent=True)
+        if shared != points:
+            change_one(tx.connection, _SHARE, (shared, key))
     _SETTLE_WAITING.run(tx.connection, fitting, tx.now_ms, SHRUNK)
     note_outcomes(tx, fitting)
     _HOLD_WAITING.run(tx.connection, sent)
     _HOLD_BEYOND.run(tx.connection, beyond)
     # Those beyond it may be of another capture of the order, which is still to come.
-    _END_WAITING.run(tx.connection, [key for key, _ in rows if key not in beyond])
-    return min(given_back, spending.points), shrunk
+    _END_WAITING.run(tx.connection, [row[0] for row in rows if row[0] not in beyond])
+    return hold._replace(
+        refunded=min(hold.refunded, hold.amount), given_back=min(hold.given_back, hold.points)
+    )
 
 
 _HOLD_BEYOND: Final = KeyStatement(
-    f"UPDATE effects SET state = 'held', reason = '{MORE_THAN_CAPTURED}' "
+    f"UPDATE effects SET state = 'held', reason = '{Reason.MORE_THAN_CAPTURED}' "
     "WHERE state IN ('blocked', 'held') AND effect_key IN (:keys)"
 )
 
@@ -329,7 +344,7 @@ def _capture_of(tx: Tx, refund: PlannedRefund) -> Hold | None:
         for hold in holds.holds_of_order(tx, spending.order_key)
         if hold.card == spending.card and hold.program == spending.program
     ]
-    fitting = [hold for hold in others if hold.given_back + spending.points <= hold.points]
+    fitting = [hold for hold in others if hold.refunded + spending.amount <= hold.amount]
     return next(iter(fitting or others), None)
 
 

@@ -28,6 +28,8 @@ class Hold(NamedTuple):
     order_key: str
     card: str
     currency: str | None
+    amount: int
+    refunded: int
     points: int
     given_back: int
     shrunk: int
@@ -48,6 +50,24 @@ class Hold(NamedTuple):
         """What it lowers the balance by while it is open."""
         return self.points - self.shrunk - self.shown
 
+    def share(self, amount: int) -> int:
+        """
+        The points that a refund of `amount` gives back, whatever a point is worth by now.
+
+        Refunds in parts give back what one of their sum would, which is rounded to the nearest.
+        """
+        refunded = self.refunded + amount
+        shared = (2 * self.points * refunded + self.amount) // (2 * self.amount)
+        return max(shared - self.given_back, 0)
+
+    def refund(self, amount: int, points: int, *, is_unsent: bool) -> "Hold":
+        """With so much more given back; `is_unsent`: the points need not be taken at Splio."""
+        return self._replace(
+            refunded=self.refunded + amount,
+            given_back=self.given_back + points,
+            shrunk=self.shrunk + points if is_unsent else self.shrunk,
+        )
+
 
 # Guarantees: what it reads cannot change before the transaction ends.
 _HOLDS_BY_KEY: Final = Query(
@@ -63,8 +83,8 @@ _OPEN_HOLDS: Final = Query(
 )
 # Guarantees: only from what was read.
 _CHANGE: Final = (
-    "UPDATE holds SET given_back = ?, shrunk = ?, shown = ?, revision = ?, debits = ?, "
-    "ended_at = ?, ended_by = ? WHERE id = ?"
+    "UPDATE holds SET refunded = ?, given_back = ?, shrunk = ?, shown = ?, revision = ?, "
+    "debits = ?, ended_at = ?, ended_by = ? WHERE id = ?"
 )
 # A debit that Splio's balance may show, or may not: it was sent, perhaps by a ledger that is gone,
 # and no balance is known to do so.
@@ -177,6 +197,7 @@ def change(tx: Tx, hold: Hold, *, ended_by: str | None = None) -> None:
         tx.connection,
         _CHANGE,
         (
+            hold.refunded,
             hold.given_back,
             hold.shrunk,
             hold.shown,

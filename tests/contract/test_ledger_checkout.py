@@ -77,11 +77,19 @@ class Desk:
         call = self.call(CallOperation.CAPTURE, spending)
         return await self.ledger.record_capture(self.planner.capture(spending, call))
 
-    async def refund(self, points: int, key: str = "r1", **changes: str) -> Recording:
-        return await self.ledger.record_refund(self.planned_refund(points, key, **changes))
+    async def refund(
+        self, points: int, key: str = "r1", amount: int | None = None, **changes: str
+    ) -> Recording:
+        refund = self.planned_refund(points, key, amount, **changes)
+        return await self.ledger.record_refund(refund)
 
-    def planned_refund(self, points: int, key: str, **changes: str) -> PlannedRefund:
+    def planned_refund(
+        self, points: int, key: str, amount: int | None = None, **changes: str
+    ) -> PlannedRefund:
+        """A refund of `points` as they are worth now; `amount` is as sent, else the points."""
         spending = spent(points, transaction_key=key, **changes)
+        if amount is not None:
+            spending = replace(spending, amount=amount)
         return self.planner.refund(spending, self.call(CallOperation.REFUND, spending))
 
     async def collect(self, order_id: str, points: int, card: str = CARD) -> Disposition:
@@ -320,22 +328,81 @@ async def test_waiting_refund_that_a_person_released_is_not_given_back_twice(des
 
 
 @pytest.mark.parametrize("is_debited", [False, True])
-async def test_refunds_of_money_that_round_beyond_their_capture_give_back_what_is_left(
-    desk: Desk, is_debited: bool
+async def test_refunds_of_money_give_back_what_one_of_their_sum_would(
+    desk: Desk, debiting: Desk, is_debited: bool
 ) -> None:
-    """5.00 at 1.00 a point, given back as three times 1.67 and a cent less: 2 + 2 + 2 points."""
-    rewards = REWARDS if is_debited else ()
-    policy = CallPolicy("main", rewards=rewards, rounding=1)
-    money = replace(desk, planner=CallPlanner(policy, SplioRenderer()))
-    await debit_all(money, await money.capture(spent(5)))
-    await money.refund(2, "r1")
-    await money.refund(2, "r2")
-    last = await money.refund(2, "r3")
-    assert last.recorded is Recorded.TAKEN
-    assert [effect.points for effect in last.fresh] == ([1] if is_debited else [])
+    """5.00 at 1.00 a point, given back as 1.67 and 1.67 and 1.66: never 2 + 2 + 2 points."""
+    money = debiting if is_debited else desk
+    await debit_all(money, await money.capture(replace(SPENT, amount=500, points=5)))
+    credited = []
+    for key, cents in (("r1", 167), ("r2", 167), ("r3", 166)):
+        part = await money.refund(2, key, amount=cents)
+        assert part.recorded is Recorded.TAKEN
+        credited += [effect.points for effect in part.fresh]
+    assert credited == ([2, 1, 2] if is_debited else [])
+    assert await money.held() == (5 if is_debited else 0)
     assert (await desk.ledger.show_hold(capture_key()))["given_back"] == 5
-    assert (await money.refund(2, "r3")).recorded is Recorded.REPEATED
-    assert (await money.refund(1, "r4")).recorded is Recorded.MORE_THAN_CAPTURED
+    assert (await money.refund(2, "r3", amount=166)).recorded is Recorded.REPEATED
+    assert (await money.refund(1, "r4", amount=1)).recorded is Recorded.MORE_THAN_CAPTURED
+
+
+@pytest.mark.parametrize("is_debited", [False, True])
+async def test_refund_of_money_is_worth_what_its_capture_was(
+    desk: Desk, debiting: Desk, is_debited: bool
+) -> None:
+    """The rate was halved meanwhile: 10.00 would be 2,000 points today."""
+    money = debiting if is_debited else desk
+    await debit_all(money, await money.capture(replace(SPENT, amount=1000, points=1000)))
+    part = await money.refund(500, "r1", amount=250)
+    whole = await money.refund(1500, "r2", amount=750)
+    assert (part.recorded, whole.recorded) == (Recorded.TAKEN, Recorded.TAKEN)
+    fresh = [*part.fresh, *whole.fresh]
+    assert [effect.points for effect in fresh] == ([250, 750] if is_debited else [])
+    assert [orjson.loads(each.request.body)["nq_points_quantity"] for each in fresh] == [
+        effect.points for effect in fresh
+    ]
+    assert (await desk.ledger.show_hold(capture_key()))["given_back"] == 1000
+
+
+async def test_refund_of_less_than_half_a_point_is_taken_and_credits_nothing(
+    debiting: Desk,
+) -> None:
+    await debit_all(debiting, await debiting.capture(replace(SPENT, amount=300, points=3)))
+    less = await debiting.refund(1, "r1", amount=49)
+    assert (less.recorded, less.fresh) == (Recorded.TAKEN, ())
+    assert await state_of(debiting.ledger, refund_key("r1")) == State.APPLIED
+    rest = await debiting.refund(1, "r2", amount=251)
+    assert [effect.points for effect in rest.fresh] == [3]
+
+
+async def test_waiting_refunds_of_money_are_worth_what_their_capture_is(desk: Desk) -> None:
+    await desk.refund(2, "r1", amount=150)
+    await desk.refund(1, "r2", amount=149)
+    await desk.refund(1, "r3", amount=2)
+    await desk.capture(replace(SPENT, amount=300, points=3))
+    assert await desk.held() == 0
+    points = [
+        (await desk.ledger.show_effect(refund_key(key)))["points"] for key in ("r1", "r2", "r3")
+    ]
+    assert points == [2, 1, 1]
+    assert await state_of(desk.ledger, refund_key("r3")) == State.HELD
+    assert (await desk.ledger.show_hold(capture_key()))["given_back"] == 3
+
+
+async def test_waiting_refund_that_a_person_released_counts_before_those_that_wait(
+    desk: Desk,
+) -> None:
+    """As it is credited whatever comes, an older one must not take its place."""
+    for key in ("r1", "r2"):
+        await desk.refund(700, key)
+        desk.clock.advance(1)
+    await desk.ledger.expire_waiting_refunds(older_than_ms=desk.clock.now_ms())
+    await desk.ledger.release(refund_key("r2"), by="anna")
+    await desk.capture()
+    assert await state_of(desk.ledger, refund_key("r1")) == State.HELD
+    assert await state_of(desk.ledger, refund_key("r2")) == State.DUE
+    assert await desk.held() == 1234
+    assert (await desk.ledger.show_hold(capture_key()))["given_back"] == 700
 
 
 async def test_refund_of_points_beyond_its_capture_is_refused_by_one_already(desk: Desk) -> None:

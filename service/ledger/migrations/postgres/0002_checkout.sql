@@ -13,8 +13,10 @@ CREATE TABLE holds (
     order_key       text COLLATE "C" NOT NULL,
     card            text COLLATE "C" NOT NULL,
     currency        text COLLATE "C",
+    amount          bigint           NOT NULL,          -- captured, in the unit of the calls
+    refunded        bigint           NOT NULL DEFAULT 0,-- of `amount`, never more
     points          bigint           NOT NULL,          -- captured
-    given_back      bigint           NOT NULL DEFAULT 0,-- by refunds, never more than `points`
+    given_back      bigint           NOT NULL DEFAULT 0,-- of `points`, the share that is refunded
     shrunk          bigint           NOT NULL DEFAULT 0,-- of these, what need not be taken at Splio
     shown           bigint           NOT NULL DEFAULT 0,-- taken at Splio, whose balance shows it
     revision        bigint           NOT NULL,          -- of the debits, which a refund plans anew
@@ -33,6 +35,7 @@ CREATE TABLE waiting_refunds (
     program         text COLLATE "C" NOT NULL,
     order_key       text COLLATE "C" NOT NULL,
     card            text COLLATE "C" NOT NULL,
+    amount          bigint           NOT NULL,
     points          bigint           NOT NULL,
     since           bigint           NOT NULL
 );

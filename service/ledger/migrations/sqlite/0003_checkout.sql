@@ -13,8 +13,10 @@ CREATE TABLE holds (
     order_key       TEXT    NOT NULL,
     card            TEXT    NOT NULL,
     currency        TEXT,
+    amount          INTEGER NOT NULL,                 -- captured, in the unit of the calls
+    refunded        INTEGER NOT NULL DEFAULT 0,       -- of `amount`, never more
     points          INTEGER NOT NULL,                 -- captured
-    given_back      INTEGER NOT NULL DEFAULT 0,       -- by refunds, never more than `points`
+    given_back      INTEGER NOT NULL DEFAULT 0,       -- of `points`, the share that is refunded
     shrunk          INTEGER NOT NULL DEFAULT 0,       -- of these, what need not be taken at Splio
     shown           INTEGER NOT NULL DEFAULT 0,       -- taken at Splio, whose balance shows it
     revision        INTEGER NOT NULL,                 -- of the debits, which a refund plans anew
@@ -33,6 +35,7 @@ CREATE TABLE waiting_refunds (
     program     TEXT    NOT NULL,
     order_key   TEXT    NOT NULL,
     card        TEXT    NOT NULL,
+    amount      INTEGER NOT NULL,
     points      INTEGER NOT NULL,
     since       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
