@@ -214,7 +214,7 @@ class CheckoutLedger(Protocol):
         """
         Give captured points back, or find it known.
 
-        A capture of which nothing was attempted at Splio shrinks; of another one the refund is a
+        A capture of which Splio has taken nothing shrinks; of another one the refund is a
         credit that waits for the capture's debits; without a capture it waits for it.
         """
         ...

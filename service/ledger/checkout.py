@@ -155,7 +155,9 @@ def write_refund(tx: Tx, refund: PlannedRefund) -> Recording:
         _refused(tx, effect, refund.call, Reason.MORE_THAN_CAPTURED, detail)
         return Recording(Recorded.MORE_THAN_CAPTURED)
     points = hold.share(spending.amount)
-    standings = read_standings(tx, hold.debit_keys)
+    # Where a person took the points by other means, the debits tell nothing any more.
+    keys = hold.debit_keys if hold.ended_by is None else []
+    standings = read_standings(tx, keys)
     given_up = any(each.state in {State.REJECTED, State.VOID} for each in standings.values())
     is_unsent = not any(each.may_be_at_splio for each in standings.values())
     if not points or (hold.ended_by is None and is_unsent):
@@ -164,11 +166,10 @@ def write_refund(tx: Tx, refund: PlannedRefund) -> Recording:
     holds.change(tx, hold.refund(spending.amount, points, is_unsent=False))
     refund = refund.of_points(points)
     effect = refund.effect
-    after = hold.debit_keys[-1] if hold.debit_keys else None
     if given_up:
         effect = replace(effect, state=State.HELD, reason="debits_incomplete")
-    elif after is not None:
-        effect = replace(effect, after=after)
+    elif keys:
+        effect = replace(effect, after=keys[-1])
     return Recording(Recorded.TAKEN, _write_effects(tx, refund.call, [effect]))
 
 

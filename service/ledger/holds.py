@@ -11,7 +11,7 @@ from service.domain.errors import NotFoundError, WrongStateError
 from service.domain.ledger import Page
 from service.ledger.database import Connection, KeyStatement, Query, mappings
 from service.ledger.outbox import note_outcomes
-from service.ledger.rows import change_one, void_followers
+from service.ledger.rows import change_one, read_standings, void_followers
 from service.ledger.transaction import Tx
 
 _NEVER_ASKED: Final = (None, None, 0)
@@ -330,10 +330,12 @@ def end_hold(tx: Tx, key: EffectKey, *, by: str) -> None:
     if hold.ended_at is not None:
         raise WrongStateError("hold_ended", f"{key} has ended already")
     keys = hold.debit_keys
+    read_standings(tx, keys)  # locked, so that none is claimed from here on
     visible_ms = tx.now_ms - round(tx.config.visible_after_s[Kind.DEBIT] * 1000)
     if keys and (unseen := _READ_UNDER_WAY.rows_for(tx.connection, keys, visible_ms)):
         under_way = ", ".join(sorted(name for (name,) in unseen))
         raise WrongStateError("debits_under_way", f"not known yet whether Splio shows {under_way}")
     void_debits(tx, keys, reason="hold_ended")
+    _MARK_SHOWN.run(tx.connection, keys, tx.now_ms)  # no balance is asked for them any more
     change(tx, hold, ended_by=by)
     tx.connection.execute(_FORGET_BALANCE, (hold.card,))

@@ -23,6 +23,9 @@ from service.ledger.transaction import ConcurrentChangeError, Tx
 MAX_INTEGER: Final = 2**63 - 1
 
 
+_AT_SPLIO: Final = frozenset({State.ATTEMPTING, State.IN_DOUBT, State.APPLIED, State.DUPLICATE})
+
+
 class Standing(NamedTuple):
     """Where an effect stands, as read inside the writer's transaction."""
 
@@ -44,8 +47,11 @@ class Standing(NamedTuple):
 
     @property
     def may_be_at_splio(self) -> bool:
-        """Whether it was sent ever: by this ledger, or perhaps by one that it was recovered of."""
-        return self.attempt > 0 or bool(self.was_in_doubt)
+        """
+        Whether Splio has taken it or may have: by an attempt of this ledger, or perhaps of one
+        that it was recovered of. What was refused, or never left us, it has not.
+        """
+        return bool(self.was_in_doubt) or self.state in _AT_SPLIO
 
 
 # Guarantees: what it reads cannot change before the transaction ends.

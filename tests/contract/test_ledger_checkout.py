@@ -690,6 +690,51 @@ async def test_hold_can_be_ended_when_its_debit_in_doubt_was_given_up(debiting: 
     assert await debiting.held() == 0
 
 
+@pytest.mark.parametrize("refund", [1234, 1000])
+async def test_refund_undoes_a_capture_whose_debit_was_refused(
+    debiting: Desk, refund: int
+) -> None:
+    """Nothing was taken, so nothing is credited; what is left is tried anew."""
+    (first,) = (await debiting.capture()).fresh
+    refused = Settlement(Outcome.HELD, reason="refused")
+    await debiting.ledger.settle(await claim(debiting.ledger, first), refused)
+    fresh = (await debiting.refund(refund)).fresh
+    assert await debiting.held() == 1234 - refund
+    assert [effect.key for effect in fresh] == ([] if refund == 1234 else [debit_key(100, 2)])
+    assert await state_of(debiting.ledger, refund_key()) == State.APPLIED
+    assert await state_of(debiting.ledger, debit_key(1000)) == State.VOID
+
+
+async def test_refund_of_a_debit_that_was_in_doubt_ever_waits_for_it(debiting: Desk) -> None:
+    """A refusal after a doubt may be Splio's way to say that it has it already."""
+    (first,) = (await debiting.capture()).fresh
+    doubtful = Settlement(Outcome.IN_DOUBT, reason="lost")
+    await debiting.ledger.settle(await claim(debiting.ledger, first), doubtful)
+    await debiting.refund(1234)
+    assert await state_of(debiting.ledger, refund_key()) == State.BLOCKED
+    assert await debiting.held() == 1234
+
+
+async def test_refund_of_a_hold_that_a_person_ended_is_credited(debiting: Desk) -> None:
+    """The points were taken by other means than the debit that Splio refused."""
+    (first,) = (await debiting.capture()).fresh
+    refused = Settlement(Outcome.HELD, reason="refused")
+    await debiting.ledger.settle(await claim(debiting.ledger, first), refused)
+    await debiting.ledger.end_hold(capture_key(), by="anna")
+    (credit,) = (await debiting.refund(500)).fresh
+    assert (credit.key, credit.points) == (refund_key(), 500)
+
+
+async def test_debits_of_a_hold_that_a_person_ended_are_waited_for_no_longer(
+    debiting: Desk,
+) -> None:
+    await debit_all(debiting, await debiting.capture())
+    assert (await debiting.ledger.tally()).oldest_unshown_ms is not None
+    debiting.clock.advance(CREDITS_VISIBLE_AFTER_S + 1)
+    await debiting.ledger.end_hold(capture_key(), by="anna")
+    assert (await debiting.ledger.tally()).oldest_unshown_ms is None
+
+
 async def test_refund_that_a_person_releases_is_credited(debiting: Desk) -> None:
     """Also where the debit that it waited for was given up: the person says that it is owed."""
     (first,) = (await debiting.capture()).fresh

@@ -9,6 +9,7 @@ import pytest
 from service.domain.call_planning import CallPlanner, CallPolicy
 from service.domain.checkout import Call, CallOperation, Reading, Spending
 from service.domain.effects import Kind, Lane, Outcome
+from service.domain.errors import WrongStateError
 from service.domain.ledger import (
     Disposition,
     PurgeReport,
@@ -207,6 +208,28 @@ async def test_what_a_replay_brings_back_is_not_purged(home: SharedHome, records
         await two.settle(await claim(two, effect), Settlement(Outcome.REJECTED, reason="x"))
         *_, letter = (await two.list_dead_letters()).items
         assert (await two.dead_letter(letter["id"])).record
+
+
+async def test_a_hold_is_not_ended_while_another_process_sends_its_debit(
+    home: SharedHome,
+) -> None:
+    """Else the points are taken by hand and by the debit."""
+    planner = CallPlanner(CallPolicy("main", rewards=((1, "PT1"),)), SplioRenderer())
+    spending = Spending("club", "k1", "7", "2171707962088", 5, 5, "EUR")
+    call = Call(CallOperation.CAPTURE, "k1", "7", b"{}", home.clock.now_ms(), "")
+    capture = planner.capture(spending, call)
+    async with home.two() as (one, two, hold):
+        (debit,) = (await two.record_capture(capture)).fresh
+        hold.arm()
+        claiming = asyncio.create_task(claim(one, debit))
+        await hold.reached()
+        ending = asyncio.create_task(two.end_hold(capture.key, by="anna"))
+        await home.done_or_waiting(ending)
+        hold.let_go()
+        await claiming
+        with pytest.raises(WrongStateError, match="debits_under_way"):
+            await ending
+        assert await state_of(two, debit.key) == "attempting"
 
 
 async def test_calls_and_records_of_two_processes_wait_for_each_other_in_one_order(
