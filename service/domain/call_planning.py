@@ -122,6 +122,7 @@ class CallPlanner:
             ),
             debits=self._debits,
             call=call,
+            is_over_limit=spending.points > self._policy.points_limit,
             of_points=of_points,
         )
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from service.domain.effects import LANE_OF, EffectKey, Kind, RenderedRequest, State
 from service.domain.ledger import Page, PlanResult, ReadyEffect
-from service.domain.planning import Plan, PlannedEffect
+from service.domain.planning import Plan, PlannedEffect, Reason
 
 
 class CallOperation(StrEnum):
@@ -115,19 +115,21 @@ class PlannedRefund:
     request: RenderedRequest
     debits: Debits
     call: Call
+    is_over_limit: bool
     of_points: Callable[[int], "PlannedRefund"]
 
     @property
     def effect(self) -> PlannedEffect:
-        """The refund as a credit that is due."""
+        """The refund as a credit that is due, or of more points than go without a person."""
         return PlannedEffect(
             key=self.key,
             kind=Kind.REFUND,
             lane=LANE_OF[Kind.REFUND],
             order_key=self.spending.order_key,
             fingerprint=self.fingerprint,
-            state=State.DUE,
+            state=State.HELD if self.is_over_limit else State.DUE,
             request=self.request,
+            reason=Reason.POINTS_OVER_LIMIT if self.is_over_limit else None,
             points=self.spending.points,
         )
 

@@ -21,7 +21,12 @@ from service.domain.planning import Plan, PlannedEffect, Reason
 from service.domain.records import CallTopic, Record, Stream
 from service.ledger import holds, replays
 from service.ledger.database import INTEGER, TEXT, KeyStatement, Query, RowInsert
-from service.ledger.dead_letters import mark_begun_again, record_row, set_record_aside
+from service.ledger.dead_letters import (
+    insert_record,
+    mark_begun_again,
+    record_row,
+    set_record_aside,
+)
 from service.ledger.holds import Hold
 from service.ledger.outbox import note_outcomes
 from service.ledger.plans import PlanRows, gather_effect, read_known, write_plans
@@ -74,6 +79,7 @@ _SETTLE_WAITING: Final = KeyStatement(
     "UPDATE effects SET state = 'applied', settled_at = ?1, seen_at = ?1, reason = ?2 "
     "WHERE state IN ('blocked', 'held') AND effect_key IN (:keys)"
 )
+_OF_RECORD: Final = "UPDATE effects SET record_id = ? WHERE effect_key = ?"
 _SHARE: Final = "UPDATE effects SET points = ? WHERE effect_key = ?"
 # Those that a person has already stay until their capture comes, and are passed over.
 _READ_OLD_WAITING: Final = (
@@ -194,6 +200,8 @@ def register_again(tx: Tx, call: Call, effect: PlannedEffect) -> ReadyEffect | N
         return None
     planned = planned_call(call, Plan(call.order_key, (effect,)))
     mark_begun_again(tx, effect.key, effect.order_key, by=_REGISTER)
+    # The record of the registration that was refused may be gone.
+    change_one(tx.connection, _OF_RECORD, (insert_record(tx, planned), effect.key))
     return replays.begin_again(tx, planned, effect, standing, by=_REGISTER)
 
 

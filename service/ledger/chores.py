@@ -61,9 +61,12 @@ _DELETE_RECORDS: Final = KeyStatement(
     "DELETE FROM records WHERE NOT EXISTS "
     "(SELECT 1 FROM dead_letters WHERE record_id = records.id) AND id IN (:keys)"
 )
-# Old balances say nothing, and name cards.
+# Old balances say nothing, and name cards. Guarantees: one that was asked for meanwhile stays, and
+# with it the generation that keeps older ones away.
+_IS_OLD: Final = "asked_at > -?1 AND asked_at < ?1"
 _DELETE_BALANCES: Final = (
-    "DELETE FROM balances WHERE card IN (SELECT card FROM balances WHERE asked_at < ? LIMIT ?)"
+    f"DELETE FROM balances WHERE {_IS_OLD} "
+    f"AND card IN (SELECT card FROM balances WHERE {_IS_OLD} LIMIT ?2)"
 )
 # Guarantees: an open hold stays.
 _DELETE_HOLDS: Final = (

@@ -33,8 +33,13 @@ def agree(tx: Tx, earn: Earn, known: Mapping[str, tuple[str, str]]) -> bool:
     row = tx.connection.execute(_READ_AWAITED, (earn.key,)).fetchone()
     if row is not None and contradicts(row[0], earn.fingerprint):
         return False
-    tx.connection.execute(_END_WAIT, (earn.key,))
+    end_wait(tx, earn)
     return True
+
+
+def end_wait(tx: Tx, earn: Earn) -> None:
+    """The order's collect came, or a person has it booked."""
+    tx.connection.execute(_END_WAIT, (earn.key,))
 
 
 def count_late(connection: Connection, before_ms: int) -> int:

@@ -14,7 +14,7 @@ from service.ledger.outbox import note_outcomes
 from service.ledger.rows import change_one, read_standings, void_followers
 from service.ledger.transaction import Tx
 
-_NEVER_ASKED: Final = (None, None, 0)
+_NEVER_ASKED: Final = (None, 0, 0)
 _MASK: Final = "'…' || substr(card, length(card) - 3)"  # P7: no card number in a list
 
 
@@ -118,10 +118,11 @@ _WRITE_BALANCE: Final = (
     "generation = balances.generation + ?4 WHERE ?4 = 1 "
     "OR (balances.asked_at < excluded.asked_at AND balances.generation = ?5)"
 )
-# Asked at no time, it is answered to nobody.
+# Asked at no time, it is answered to nobody; `asked_at` is when it was forgotten, below zero. For
+# its generation it is kept as long as any other.
 _FORGET_BALANCE: Final = (
-    "INSERT INTO balances (card, points, asked_at, generation) VALUES (?, NULL, 0, 1) "
-    "ON CONFLICT (card) DO UPDATE SET points = NULL, asked_at = 0, "
+    "INSERT INTO balances (card, points, asked_at, generation) VALUES (?1, NULL, -?2, 1) "
+    "ON CONFLICT (card) DO UPDATE SET points = NULL, asked_at = excluded.asked_at, "
     "generation = balances.generation + 1"
 )
 _READ_BALANCE: Final = "SELECT points, asked_at FROM balances WHERE card = ?"
@@ -246,7 +247,13 @@ def read_known_balances(connection: Connection, cards: Sequence[str]) -> Mapping
     for (key,) in _READ_SENT.raw_rows(connection, list(card_of)):
         unseen.setdefault(card_of[key], []).append(EffectKey(key))
     return {
-        card: KnownBalance(points, at or None, held[card], tuple(unseen.get(card, ())), generation)
+        card: KnownBalance(
+            points,
+            at if at > 0 else None,
+            held[card],
+            tuple(unseen.get(card, ())),
+            generation,
+        )
         for card in cards
         for points, at, generation in (told.get(card, _NEVER_ASKED),)
     }
@@ -338,4 +345,4 @@ def end_hold(tx: Tx, key: EffectKey, *, by: str) -> None:
     void_debits(tx, keys, reason="hold_ended")
     _MARK_SHOWN.run(tx.connection, keys, tx.now_ms)  # no balance is asked for them any more
     change(tx, hold, ended_by=by)
-    tx.connection.execute(_FORGET_BALANCE, (hold.card,))
+    tx.connection.execute(_FORGET_BALANCE, (hold.card, tx.now_ms))

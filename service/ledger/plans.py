@@ -329,7 +329,9 @@ def _set_conflict_aside(
     is_new = set_record_aside(
         tx, planned, reason=Reason.CONFLICT, detail=detail, effect_key=conflicts[0]
     )
-    return PlanResult(Disposition.CONFLICT if is_new else Disposition.REPEATED)
+    # A call is told so each time that it comes; a record that is read again was told of before.
+    is_call = planned.plan.earn is not None and planned.plan.earn.is_collect
+    return PlanResult(Disposition.CONFLICT if is_new or is_call else Disposition.REPEATED)
 
 
 def _check_positions(tx: Tx, advances: Sequence[Advance]) -> dict[Stream, int]:

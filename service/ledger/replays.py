@@ -10,6 +10,7 @@ from service.domain.effects import State
 from service.domain.errors import WrongStateError
 from service.domain.ledger import Disposition, PlannedRecord, PlanResult, ReadyEffect
 from service.domain.planning import PlannedEffect
+from service.ledger import collects
 from service.ledger.dead_letters import (
     EVENT_KIND,
     mark_replayed,
@@ -80,6 +81,8 @@ def write_replay(tx: Tx, dead_letter_id: int, planned: PlannedRecord, *, by: str
     conflicts = conflicting_keys(plan.effects, known)
     if conflicts:
         raise WrongStateError("conflict", f"known with other facts: {', '.join(conflicts)}")
+    if plan.earn is not None and plan.earn.is_collect:
+        collects.end_wait(tx, plan.earn)
     rows = PlanRows()
     fresh: list[ReadyEffect | None] = []
     for effect in new_effects(plan.effects, known):

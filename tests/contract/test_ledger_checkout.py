@@ -36,6 +36,7 @@ from tests.contract.ledger_fixture import (
     CREDITS_VISIBLE_AFTER_S,
     LEASE_S,
     ORDERS_RETENTION_S,
+    RETENTION_S,
     Records,
     claim,
     order_only,
@@ -480,6 +481,18 @@ async def test_refund_takes_up_no_debit_that_a_person_gave_up(debiting: Desk) ->
     assert await debiting.held() == 3001
 
 
+async def test_credit_of_more_points_than_the_limit_waits_for_a_person(debiting: Desk) -> None:
+    recording = await debiting.capture(spent(6000))
+    await debiting.ledger.release(debit_key(1000), by="anna")
+    now_ms = debiting.clock.now_ms() + 1
+    ready = await debiting.ledger.ready(Lane.OTHER, limit=9, due_before_ms=now_ms)
+    await debit_all(debiting, replace(recording, fresh=tuple(ready)))
+    assert (await debiting.refund(5001)).fresh == ()
+    assert await state_of(debiting.ledger, refund_key()) == State.HELD
+    await debiting.ledger.release(refund_key(), by="anna")
+    assert await state_of(debiting.ledger, refund_key()) == State.DUE
+
+
 async def test_waiting_refund_is_forgotten_once_nothing_can_come_of_it(desk: Desk) -> None:
     """It names a card."""
     ledger, clock = desk.ledger, desk.clock
@@ -563,8 +576,12 @@ async def test_balance_asked_before_a_hold_was_ended_is_not_taken_after(desk: De
     await desk.capture()
     begun = await desk.ledger.known_balance(CARD)
     await desk.ledger.end_hold(capture_key(), by="anna")
+    desk.clock.advance(86_399)
+    await desk.ledger.purge(limit=10)
     late = Reading(CARD, 5000, desk.clock.now_ms() + 50, generation=begun.generation)
     assert await desk.ledger.record_balance(late) is None
+    desk.clock.advance(2)
+    assert (await desk.ledger.purge(limit=10)).balances == 1
     assert (await desk.ledger.known_balance(CARD)).asked_at_ms is None
 
 
@@ -691,9 +708,7 @@ async def test_hold_can_be_ended_when_its_debit_in_doubt_was_given_up(debiting: 
 
 
 @pytest.mark.parametrize("refund", [1234, 1000])
-async def test_refund_undoes_a_capture_whose_debit_was_refused(
-    debiting: Desk, refund: int
-) -> None:
+async def test_refund_undoes_a_capture_whose_debit_was_refused(debiting: Desk, refund: int) -> None:
     """Nothing was taken, so nothing is credited; what is left is tried anew."""
     (first,) = (await debiting.capture()).fresh
     refused = Settlement(Outcome.HELD, reason="refused")
@@ -813,7 +828,8 @@ async def test_collect_of_other_points_than_the_webhook_is_a_conflict(
     desk: Desk, records: Records
 ) -> None:
     await records.write(desk.ledger, replace(order_only("7"), earn=with_earn("7", 177)))
-    assert await desk.collect("7", 178) is Disposition.CONFLICT
+    for _ in range(2):  # a repeat is no sign that it was taken
+        assert await desk.collect("7", 178) is Disposition.CONFLICT
     with pytest.raises(NotFoundError):
         await desk.ledger.show_effect(effect_key("main", Kind.EARN, "7"))
 
@@ -837,6 +853,18 @@ async def test_collect_that_does_not_come_is_counted_after_a_day(
     assert (await desk.ledger.tally()).late_collects == 0
     desk.clock.advance(24 * 3600 + 1)
     assert (await desk.ledger.tally()).late_collects == 1
+
+
+async def test_order_whose_collect_a_person_replayed_is_waited_for_no_longer(
+    desk: Desk, records: Records
+) -> None:
+    await records.write(desk.ledger, replace(order_only("7"), earn=with_earn("7", 177)))
+    await desk.collect("7", 178)
+    (letter,) = (await desk.ledger.list_dead_letters()).items
+    result = await desk.ledger.replay(letter["id"], await plan_again(desk), by="anna")
+    assert [effect.points for effect in result.fresh] == [178]
+    desk.clock.advance(24 * 3600 + 1)
+    assert (await desk.ledger.tally()).late_collects == 0
 
 
 async def test_many_balances_asked_for_at_once_are_those_of_their_cards(desk: Desk) -> None:
@@ -898,9 +926,13 @@ async def test_registration_begun_again_leaves_one_dead_letter_open(desk: Desk) 
     (first,) = (await ledger.record_call(call, plan)).fresh
     assert await ledger.register_again(call, effect) is None
     await ledger.settle(await claim(ledger, first), refused)
-    for _ in range(2):
+    for is_long_ago in (False, False, True):
         assert await open_letters() == 1
+        if is_long_ago:
+            desk.clock.advance(RETENTION_S + 1)
+            await ledger.purge(limit=99)
         again = await ledger.register_again(call, effect)
         assert again is not None
         assert await open_letters() == 0
         await ledger.settle(await claim(ledger, again), refused)
+    assert await open_letters() == 1
