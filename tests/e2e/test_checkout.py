@@ -462,3 +462,41 @@ async def test_splio_that_hangs_costs_a_call_its_time_and_not_its_answer(tmp_pat
     async with checkout(tmp_path, settings) as (relay, splio):
         splio.add_fault(FaultRule("member.balance", "delay_before", seconds=3))
         assert await balance(relay) == 2500
+
+
+@pytest.mark.parametrize(
+    ("method", "operation"),
+    [
+        ("GET", "points-rate"),
+        ("GET", "balance"),
+        ("POST", "validate"),
+        ("POST", "verify"),
+        ("POST", "register"),
+        ("POST", "collect"),
+        ("PUT", "capture"),
+        ("POST", "refund"),
+    ],
+)
+async def test_unknown_programme_is_not_found(tmp_path: Path, method: str, operation: str) -> None:
+    fields = spent(type="nobody", currency="EUR", email=CUSTOMER["email"])
+    async with checkout(tmp_path, points=0) as (relay, _):
+        answer = await relay.call(method, operation, fields)
+        assert (answer.status, problem(answer)) == (404, "unknown-program")
+        assert not await relay.effects()
+
+
+async def test_collect_without_an_order_cannot_be_booked(tmp_path: Path) -> None:
+    fields = {"cardKey": CARD, "type": PROGRAM, "points": 177}
+    async with checkout(tmp_path, {"points_from": "collect"}, points=0) as (relay, _):
+        answer = await relay.call("POST", "collect", fields)
+        assert (answer.status, problem(answer)) == (422, "not-understood")
+        assert answer.json["parameter"] == "orderId"
+        assert not await relay.effects()
+
+
+async def test_amount_far_beyond_any_balance_is_taken_as_a_hold(tmp_path: Path) -> None:
+    async with checkout(tmp_path, {"debit_by": "hold"}) as (relay, _):
+        answer = await relay.call("PUT", "capture", spent(amount=10**18))
+        assert (answer.status, answer.body) == (200, b"{}")
+        assert await balance(relay) == 0
+        assert relay.metric("relay_captures_over_balance_total") == 1
