@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from enum import StrEnum
+from typing import Final
 
 from service.checkout.cards import Programs
 from service.checkout.rates import Rates
@@ -25,13 +25,11 @@ Offer = Callable[[Sequence[ReadyEffect]], None]
 logger = logging.getLogger("relay.checkout")
 
 
-class CollectResult(StrEnum):
-    """What became of a collect."""
-
-    COUNTED = "counted"  # another way books
-    BOOKED = "taken"
-    REPEATED = "repeated"
-    CONFLICT = "conflict"
+_RECORDED: Final = {
+    Disposition.PLANNED: Recorded.TAKEN,
+    Disposition.REPEATED: Recorded.REPEATED,
+    Disposition.CONFLICT: Recorded.CONFLICT,
+}
 
 
 class Spendings:
@@ -72,8 +70,8 @@ class Spendings:
         spending = await self._in_points(spending, traceparent)
         call = _call(CallOperation.CAPTURE, spending, call_id, received_at_ms, traceparent)
         recording = await self._ledger.record_capture(self._planner.capture(spending, call))
-        self._note(CallOperation.CAPTURE, recording)
-        if recording.recorded is Recorded.TAKEN:
+        recorded = self._noted(CallOperation.CAPTURE, recording)
+        if recorded is Recorded.TAKEN:
             self._metrics.points_captured.inc(spending.points)
             if recording.over_balance:
                 self._metrics.captures_over_balance.inc()
@@ -81,7 +79,7 @@ class Spendings:
                     "capture.over_balance",
                     extra={"order_id": spending.order_key, "points": spending.points},
                 )
-        return recording.recorded
+        return recorded
 
     async def refund(
         self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
@@ -90,17 +88,15 @@ class Spendings:
         spending = await self._in_points(spending, traceparent)
         call = _call(CallOperation.REFUND, spending, call_id, received_at_ms, traceparent)
         recording = await self._ledger.record_refund(self._planner.refund(spending, call))
-        self._note(CallOperation.REFUND, recording)
-        return recording.recorded
+        return self._noted(CallOperation.REFUND, recording)
 
     async def collect(
         self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
-    ) -> CollectResult:
-        """Book the points of an order, where collects do."""
+    ) -> Recorded | None:
+        """Book the points of an order; None where another way books them."""
         self._programs.splio_id(spending.program)
         if self._points_from is not PointsFrom.COLLECT:
-            self._metrics.points_elsewhere.inc(spending.points)
-            return CollectResult.COUNTED
+            return None
         call = _call(CallOperation.COLLECT, spending, call_id, received_at_ms, traceparent)
         plan = self._planner.collect(
             order_key=spending.order_key,
@@ -109,14 +105,8 @@ class Spendings:
             received_at_ms=received_at_ms,
         )
         result = await self._ledger.record_call(call, plan)
-        self._offer(result.fresh)
-        match result.disposition:
-            case Disposition.PLANNED:
-                return CollectResult.BOOKED
-            case Disposition.CONFLICT:
-                return CollectResult.CONFLICT
-            case _:
-                return CollectResult.REPEATED
+        recording = Recording(_RECORDED[result.disposition], result.fresh)
+        return self._noted(CallOperation.COLLECT, recording)
 
     async def _in_points(self, spending: Spending, traceparent: str) -> Spending:
         self._programs.splio_id(spending.program)
@@ -125,12 +115,14 @@ class Spendings:
         )
         return replace(spending, points=points)
 
-    def _note(self, operation: CallOperation, recording: Recording) -> None:
+    def _noted(self, operation: CallOperation, recording: Recording) -> Recorded:
+        """What was recorded; what is due goes to the dispatcher, a dead letter is told."""
         self._offer(recording.fresh)
         recorded = recording.recorded
         if recorded in {Recorded.CONFLICT, Recorded.MORE_THAN_CAPTURED}:
             self._metrics.dead_letters.labels("checkout", recorded.value).inc()
             logger.error("call.conflict", extra={"operation": operation, "reason": recorded.value})
+        return recorded
 
 
 def _call(

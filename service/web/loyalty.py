@@ -14,7 +14,6 @@ from aiohttp import web
 
 from producers.event_ids import EventIds
 from service.checkout.desk import CheckoutDesk
-from service.checkout.spending import CollectResult
 from service.domain.checkout import CallOperation, Recorded, Spending
 from service.domain.clock import Clock
 from service.domain.errors import (
@@ -283,15 +282,15 @@ class LoyaltyDoor:
             points=call.points,
             currency=call.currency,
         )
-        result = await asked.desk.spendings.collect(
+        recorded = await asked.desk.spendings.collect(
             spending,
             call_id=asked.call_id,
             received_at_ms=asked.received_at_ms,
             traceparent=asked.traceparent,
         )
-        if result is CollectResult.CONFLICT:
-            return _conflict(result.value, call.order_id)
-        return _done(asked, result.value, call.order_id)
+        if recorded is None:
+            return _done(asked, "counted", call.order_id)
+        return _recorded(asked, recorded, call.order_id)
 
     async def _capture(self, asked: _Asked) -> Receipt:
         call = read_spending(asked.fields)

@@ -291,7 +291,7 @@ async def test_collect_books_once_with_the_webhook_of_its_order(
 ) -> None:
     (order,) = generate_orders(3, 1, customers=1, products=1)
     payload = order["payload"]
-    payload["loyaltyCard"] = {"loyaltyCardNumber": CARD, "points": 177, "provider": "splio"}
+    payload["loyaltyCard"] = {"cardNumber": CARD, "points": 177, "provider": PROGRAM}
     fields = {"cardKey": CARD, "type": PROGRAM, "points": 177, "orderId": payload["id"]}
     async with checkout(tmp_path, {**stores, "points_from": "collect"}, points=0) as (relay, splio):
         await relay.post(order)
@@ -299,6 +299,9 @@ async def test_collect_books_once_with_the_webhook_of_its_order(
             assert (await relay.call("POST", "collect", fields)).status == 200
         other = await relay.call("POST", "collect", {**fields, "points": 178})
         assert (other.status, problem(other)) == (409, "conflict")
+        assert len(await relay.dead_letters()) == 1
+        counted = relay.metric("relay_dead_letters_total", consumer="checkout", reason="conflict")
+        assert counted == 1
         await relay.rest()
         (credit,) = await splio.credits()
         assert (credit["context"], credit["nq_points"]) == (
@@ -310,10 +313,14 @@ async def test_collect_books_once_with_the_webhook_of_its_order(
 async def test_collect_is_counted_where_another_way_books(tmp_path: Path) -> None:
     fields = {"cardKey": CARD, "type": PROGRAM, "amount": 177, "orderId": 7}
     async with checkout(tmp_path, points=0) as (relay, _):
-        answer = await relay.call("POST", "collect", fields)
-        assert (answer.status, answer.body) == (200, b"{}")
+        for _ in range(2):
+            answer = await relay.call("POST", "collect", fields)
+            assert (answer.status, answer.body) == (200, b"{}")
         assert not await relay.effects()
-        assert relay.metric("relay_points_booked_elsewhere_total") == 177
+        calls = {"operation": "collect", "outcome": "counted"}
+        assert relay.metric("relay_loyalty_calls_total", **calls) == 2
+        # Webhooks name the same points, and count them.
+        assert relay.metric("relay_points_booked_elsewhere_total") == 0
 
 
 # -- what cannot be answered
