@@ -8,6 +8,7 @@ from itertools import count
 from typing import Final
 
 from consumers.balances import BalanceReader
+from service.checkout.arrival import Arrival
 from service.domain.checkout import CheckoutLedger, KnownBalance
 from service.domain.clock import Clock, time_limit
 from service.domain.errors import RelayError, RetryableError
@@ -75,7 +76,7 @@ class Balances:
         self._answer_within_s = max(timeout_s - _ANSWERING_S, timeout_s / 2)
         self._permit_within_s = permit_within_s
         self._known_for_ms = int(known_for_s * 1000)
-        self._arrival = count()
+        self._places = count()
         self._waiting: dict[str, _Question] = {}
         self._under_way: dict[str, _Question] = {}
         self._asking: set[asyncio.Task[None]] = set()
@@ -98,7 +99,7 @@ class Balances:
             question.begun.set()
             question.ended.set()
 
-    async def usable(self, card: str, *, traceparent: str) -> int | None:
+    async def usable(self, card: str, arrival: Arrival) -> int | None:
         """
         Points that may be spent, never negative; None for a card that Splio does not know.
 
@@ -109,7 +110,7 @@ class Balances:
         if self._age_ms(known) <= self._fresh_ms:
             self._count["fresh"].inc()
             return known.usable
-        is_told = await self._ask(card, known, traceparent)
+        is_told = await self._ask(card, known, arrival)
         # Meanwhile points may have been captured, or an operator may have ended a hold.
         known = await self._ledger.known_balance(card)
         if self._age_ms(known) > self._known_for_ms:
@@ -123,14 +124,14 @@ class Balances:
             return float("inf")
         return self._clock.now_ms() - known.asked_at_ms
 
-    async def _ask(self, card: str, known: KnownBalance, traceparent: str) -> bool:
+    async def _ask(self, card: str, known: KnownBalance, arrival: Arrival) -> bool:
         """Have Splio asked; whether it told the balance in time."""
         if self._is_closed:
             return False
         question = self._under_way.get(card) or self._waiting.get(card)
         if question is None:
             urgency = -1 if known.asked_at_ms is None else known.asked_at_ms
-            question = _Question(card, (urgency, next(self._arrival)), traceparent)
+            question = _Question(card, (urgency, next(self._places)), arrival.traceparent)
             self._waiting[card] = question
             if self._pump is None or self._pump.done():
                 self._pump = asyncio.create_task(self._hand_out(), name="balances")

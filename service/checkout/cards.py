@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import datetime
 
+from service.checkout.arrival import Arrival
 from service.domain.cards import CardForm
 from service.domain.clock import Clock
 from service.domain.errors import NotFoundError
@@ -46,13 +47,13 @@ class Cards:
         self._clock = clock
         self._timeout_s = timeout_s
 
-    async def is_good(self, card: str, program: str, *, traceparent: str) -> bool:
+    async def is_good(self, card: str, program: str, arrival: Arrival) -> bool:
         """Whether the card has the form, exists, is of this programme and has not expired."""
-        return await self._member(card, program, traceparent) is not None
+        return await self._member(card, program, arrival) is not None
 
-    async def belongs_to(self, card: str, email: str, program: str, *, traceparent: str) -> bool:
+    async def belongs_to(self, card: str, email: str, program: str, arrival: Arrival) -> bool:
         """Whether a good card is that of the customer with this e-mail address, case ignored."""
-        member = await self._member(card, program, traceparent)
+        member = await self._member(card, program, arrival)
         if member is None:
             return False
         held_by = member.email
@@ -61,18 +62,18 @@ class Cards:
                 member.contact_id,
                 is_internal=True,
                 deadline_s=self._deadline_s(),
-                traceparent=traceparent,
+                traceparent=arrival.traceparent,
             )
             held_by = contact.email if contact else None
         return held_by is not None and held_by.casefold() == email.strip().casefold()
 
-    async def _member(self, card: str, program: str, traceparent: str) -> Member | None:
+    async def _member(self, card: str, program: str, arrival: Arrival) -> Member | None:
         splio_id = self._programs.splio_id(program)
         if not self._form.fits(card):
             return None
         permit = await self._splio.checkout_permit()
         member = await self._splio.read_member(
-            card, permit=permit, deadline_s=self._deadline_s(), traceparent=traceparent
+            card, permit=permit, deadline_s=self._deadline_s(), traceparent=arrival.traceparent
         )
         if member is None or member.program != splio_id or self._has_expired(member.expires_at):
             return None

@@ -5,6 +5,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 from typing import Final
 
+from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
 from service.domain.clock import Clock
 from service.domain.errors import NotFoundError, PermanentError, RetryableError
@@ -49,7 +50,7 @@ class Rates:
         self._timeout_s = timeout_s
         self._known: dict[str, tuple[Decimal | None, float]] = {}
 
-    async def factor(self, program: str, currency: str, *, traceparent: str) -> Decimal:
+    async def factor(self, program: str, currency: str, arrival: Arrival) -> Decimal:
         """
         The factor, exact.
 
@@ -66,7 +67,7 @@ class Rates:
                 splio_id,
                 permit=permit,
                 deadline_s=self._clock.monotonic_s() + self._timeout_s,
-                traceparent=traceparent,
+                traceparent=arrival.traceparent,
             )
             ratio = found.points_to_amount if found else None
             known = Decimal(ratio) if ratio else None
@@ -76,7 +77,7 @@ class Rates:
         return known
 
     async def points(
-        self, amount: int, program: str, currency: str | None, *, traceparent: str
+        self, amount: int, program: str, currency: str | None, arrival: Arrival
     ) -> int:
         """
         `amount` in points, 1 at least.
@@ -98,7 +99,7 @@ class Rates:
                 return amount
             case AmountUnit.MONEY:
                 try:
-                    factor = await self.factor(program, currency or "", traceparent=traceparent)
+                    factor = await self.factor(program, currency or "", arrival)
                     money = to_major(amount, currency or "")
                 except NotFoundError as error:
                     if error.reason != "no_rate":

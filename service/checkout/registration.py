@@ -11,6 +11,7 @@ import orjson
 
 from consumers.outcomes import settlement_of
 from consumers.register_member import RegisterMember
+from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
 from service.domain.call_planning import CallPlanner
 from service.domain.checkout import Call, CallOperation, CheckoutLedger
@@ -99,14 +100,7 @@ class Registrations:
         await asyncio.gather(*self._attempts, return_exceptions=True)
 
     async def register(
-        self,
-        customer: Customer,
-        program: str,
-        *,
-        language: str | None,
-        call_id: str,
-        received_at_ms: int,
-        traceparent: str,
+        self, customer: Customer, program: str, arrival: Arrival, *, language: str | None
     ) -> Card:
         """
         The customer's card in the programme, made when there is none.
@@ -120,9 +114,9 @@ class Registrations:
         if contact_id is None:
             raise PermanentError("contact_key_missing", self._config.contact_key.value)
         contact = await self._splio.read_contact(
-            contact_id, deadline_s=self._deadline_s(), traceparent=traceparent
+            contact_id, deadline_s=self._deadline_s(), traceparent=arrival.traceparent
         )
-        card = await self._oldest(contact, splio_id, traceparent)
+        card = await self._oldest(contact, splio_id, arrival)
         if card is not None:
             return Card(card, is_new=False)
         plan = self._planner.membership(
@@ -135,11 +129,11 @@ class Registrations:
         (effect,) = plan.effects
         call = Call(
             operation=CallOperation.REGISTER,
-            call_id=call_id,
+            call_id=arrival.call_id,
             order_key=effect.order_key,
             body=orjson.dumps({"operation": CallOperation.REGISTER, "effect_key": effect.key}),
-            received_at_ms=received_at_ms,
-            traceparent=traceparent,
+            received_at_ms=arrival.received_at_ms,
+            traceparent=arrival.traceparent,
         )
         result = await self._ledger.record_call(call, plan)
         ready = next(iter(result.fresh), None)
@@ -207,7 +201,7 @@ class Registrations:
             else:
                 return
 
-    async def _oldest(self, contact: Contact | None, program: str, traceparent: str) -> str | None:
+    async def _oldest(self, contact: Contact | None, program: str, arrival: Arrival) -> str | None:
         """The card of the programme that was joined first; the first in Splio's order else."""
         cards = [card for card, of in contact.cards if of == program] if contact else []
         if len(cards) <= 1:
@@ -216,7 +210,7 @@ class Registrations:
         for place, card in enumerate(cards[:_CARDS_COMPARED]):
             permit = await self._splio.checkout_permit()
             member = await self._splio.read_member(
-                card, permit=permit, deadline_s=self._deadline_s(), traceparent=traceparent
+                card, permit=permit, deadline_s=self._deadline_s(), traceparent=arrival.traceparent
             )
             since = member.joined_at if member else None
             joined.append((since is None, since.timestamp() if since else 0.0, place, card))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
 from service.checkout.rates import Rates
 from service.domain.call_planning import CallPlanner, call_body
@@ -59,16 +60,14 @@ class Spendings:
         self._offer = offer
         self._metrics = metrics
 
-    async def capture(
-        self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
-    ) -> Recorded:
+    async def capture(self, spending: Spending, arrival: Arrival) -> Recorded:
         """
         Take points that an order was paid with; how many is worked out of `spending.amount`.
 
         More than the card has is taken all the same, as the order is confirmed, and alarms.
         """
-        spending = await self._in_points(spending, traceparent)
-        call = _call(CallOperation.CAPTURE, spending, call_id, received_at_ms, traceparent)
+        spending = await self._in_points(spending, arrival)
+        call = _call(CallOperation.CAPTURE, spending, arrival)
         recording = await self._ledger.record_capture(self._planner.capture(spending, call))
         recorded = self._noted(CallOperation.CAPTURE, recording)
         if recorded is Recorded.TAKEN:
@@ -81,37 +80,33 @@ class Spendings:
                 )
         return recorded
 
-    async def refund(
-        self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
-    ) -> Recorded:
+    async def refund(self, spending: Spending, arrival: Arrival) -> Recorded:
         """Give points of a capture back, worked out of `spending.amount`."""
-        spending = await self._in_points(spending, traceparent)
-        call = _call(CallOperation.REFUND, spending, call_id, received_at_ms, traceparent)
+        spending = await self._in_points(spending, arrival)
+        call = _call(CallOperation.REFUND, spending, arrival)
         recording = await self._ledger.record_refund(self._planner.refund(spending, call))
         return self._noted(CallOperation.REFUND, recording)
 
-    async def collect(
-        self, spending: Spending, *, call_id: str, received_at_ms: int, traceparent: str
-    ) -> Recorded | None:
+    async def collect(self, spending: Spending, arrival: Arrival) -> Recorded | None:
         """Book the points of an order; None where another way books them."""
         self._programs.splio_id(spending.program)
         if self._points_from is not PointsFrom.COLLECT:
             return None
-        call = _call(CallOperation.COLLECT, spending, call_id, received_at_ms, traceparent)
+        call = _call(CallOperation.COLLECT, spending, arrival)
         plan = self._planner.collect(
             order_key=spending.order_key,
             card=spending.card,
             points=spending.points,
-            received_at_ms=received_at_ms,
+            received_at_ms=arrival.received_at_ms,
         )
         result = await self._ledger.record_call(call, plan)
         recording = Recording(_RECORDED[result.disposition], result.fresh)
         return self._noted(CallOperation.COLLECT, recording)
 
-    async def _in_points(self, spending: Spending, traceparent: str) -> Spending:
+    async def _in_points(self, spending: Spending, arrival: Arrival) -> Spending:
         self._programs.splio_id(spending.program)
         points = await self._rates.points(
-            spending.amount, spending.program, spending.currency, traceparent=traceparent
+            spending.amount, spending.program, spending.currency, arrival
         )
         return replace(spending, points=points)
 
@@ -125,18 +120,12 @@ class Spendings:
         return recorded
 
 
-def _call(
-    operation: CallOperation,
-    spending: Spending,
-    call_id: str,
-    received_at_ms: int,
-    traceparent: str,
-) -> Call:
+def _call(operation: CallOperation, spending: Spending, arrival: Arrival) -> Call:
     return Call(
         operation=operation,
-        call_id=call_id,
+        call_id=arrival.call_id,
         order_key=spending.order_key,
         body=call_body(operation, spending),
-        received_at_ms=received_at_ms,
-        traceparent=traceparent,
+        received_at_ms=arrival.received_at_ms,
+        traceparent=arrival.traceparent,
     )

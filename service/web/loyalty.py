@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from http import HTTPStatus
 from math import ceil
 from typing import Any, Final
@@ -13,7 +14,9 @@ import orjson
 from aiohttp import web
 
 from producers.event_ids import EventIds
+from service.checkout.arrival import Arrival
 from service.checkout.desk import CheckoutDesk
+from service.checkout.spending import Spendings
 from service.domain.checkout import CallOperation, Recorded, Spending
 from service.domain.clock import Clock
 from service.domain.errors import (
@@ -30,11 +33,9 @@ from service.telemetry.metrics import LOYALTY_OUTCOMES, Metrics
 from service.telemetry.tracing import continue_trace, trace_id
 from service.web.answers import json_answer, problem, ready_answer
 from service.web.bodies import BodyError, check_media_type, read_body
+from service.web.call_fields import FieldError, Fields
 from service.web.dispatch import Handler, Router
 from service.web.loyalty_fields import (
-    FieldError,
-    Fields,
-    SpendingCall,
     read_card,
     read_collect,
     read_rate,
@@ -55,11 +56,10 @@ _RECORDING: Final = frozenset(
         CallOperation.REFUND,
     }
 )
-_DONE: Final = b"{}"
 _RETRY_AFTER_S: Final = 2.0
 _CONFLICTS: Final = {
-    "conflict": "This key is known with another amount or card",
-    "more_than_captured": "More would be given back than was captured",
+    Recorded.CONFLICT: "This key is known with another amount or card",
+    Recorded.MORE_THAN_CAPTURED: "More would be given back than was captured",
 }
 # Of Splio's refusals, those that another request would mend.
 _CALLERS_FAULT: Final = ("contact_key_missing", "not_storable")
@@ -90,9 +90,7 @@ class _Asked:
     request: web.BaseRequest
     desk: CheckoutDesk
     fields: Fields
-    call_id: str
-    received_at_ms: int
-    traceparent: str
+    arrival: Arrival
 
 
 class LoyaltyDoor:
@@ -141,9 +139,9 @@ class LoyaltyDoor:
             CallOperation.VALIDATE: self._validate,
             CallOperation.VERIFY: self._verify,
             CallOperation.REGISTER: self._register,
-            CallOperation.COLLECT: self._collect,
-            CallOperation.CAPTURE: self._capture,
-            CallOperation.REFUND: self._refund,
+            CallOperation.COLLECT: partial(_record, read=read_collect, record=Spendings.collect),
+            CallOperation.CAPTURE: partial(_record, read=read_spending, record=Spendings.capture),
+            CallOperation.REFUND: partial(_record, read=read_spending, record=Spendings.refund),
         }
 
     @property
@@ -206,7 +204,8 @@ class LoyaltyDoor:
                 body,
                 program=desk.programs.only,
             )
-            asked = _Asked(request, desk, fields, self._ids.next(), self._clock.now_ms(), trace)
+            arrival = Arrival(self._ids.next(), self._clock.now_ms(), trace)
+            asked = _Asked(request, desk, fields, arrival)
             async with asyncio.timeout(self._config.timeout_s):
                 receipt = await self._operations[operation](asked)
             if operation in _RECORDING:
@@ -222,15 +221,13 @@ class LoyaltyDoor:
 
     async def _points_rate(self, asked: _Asked) -> Receipt:
         call = read_rate(asked.fields)
-        factor = await asked.desk.rates.factor(
-            call.program, call.currency, traceparent=asked.traceparent
-        )
+        factor = await asked.desk.rates.factor(call.program, call.currency, asked.arrival)
         return _answered(asked, dict.fromkeys(self._config.rate_fields, _number(factor)))
 
     async def _balance(self, asked: _Asked) -> Receipt:
         call = read_card(asked.fields)
         asked.desk.programs.splio_id(call.program)
-        usable = await asked.desk.balances.usable(call.card, traceparent=asked.traceparent)
+        usable = await asked.desk.balances.usable(call.card, asked.arrival)
         if usable is None:
             raise NotFoundError("unknown_card", "Splio knows no member with this card")
         return _answered(asked, {"balance": usable})
@@ -238,17 +235,14 @@ class LoyaltyDoor:
     async def _validate(self, asked: _Asked) -> Receipt:
         call = read_card(asked.fields)
         return self._judged(
-            asked,
-            await asked.desk.cards.is_good(call.card, call.program, traceparent=asked.traceparent),
+            asked, await asked.desk.cards.is_good(call.card, call.program, asked.arrival)
         )
 
     async def _verify(self, asked: _Asked) -> Receipt:
         call = read_verify(asked.fields)
         return self._judged(
             asked,
-            await asked.desk.cards.belongs_to(
-                call.card, call.email, call.program, traceparent=asked.traceparent
-            ),
+            await asked.desk.cards.belongs_to(call.card, call.email, call.program, asked.arrival),
         )
 
     def _judged(self, asked: _Asked, is_valid: bool) -> Receipt:
@@ -260,104 +254,36 @@ class LoyaltyDoor:
     async def _register(self, asked: _Asked) -> Receipt:
         call = read_register(asked.fields)
         card = await asked.desk.registrations.register(
-            call.customer,
-            call.program,
-            language=call.language,
-            call_id=asked.call_id,
-            received_at_ms=asked.received_at_ms,
-            traceparent=asked.traceparent,
+            call.customer, call.program, asked.arrival, language=call.language
         )
         document = {"cardKey": card.number, "cardNumber": card.number}
         status = HTTPStatus.CREATED if card.is_new else HTTPStatus.OK
         return Receipt("answered", json_answer(document, status=status))
 
-    async def _collect(self, asked: _Asked) -> Receipt:
-        call = read_collect(asked.fields)
-        spending = Spending(
-            program=call.program,
-            transaction_key=call.transaction_key or "",
-            order_key=call.order_id,
-            card=call.card,
-            amount=call.points,
-            points=call.points,
-            currency=call.currency,
+
+async def _record(
+    asked: _Asked,
+    *,
+    read: Callable[[Fields], Spending],
+    record: Callable[[Spendings, Spending, Arrival], Awaitable[Recorded | None]],
+) -> Receipt:
+    spending = read(asked.fields)
+    recorded = await record(asked.desk.spendings, spending, asked.arrival)
+    fields = {"order_id": spending.order_key}
+    if recorded in _CONFLICTS:
+        answer = problem(
+            HTTPStatus.CONFLICT,
+            recorded.value.replace("_", "-"),
+            _CONFLICTS[recorded],
+            "It was set aside for a person; sending it again changes nothing.",
         )
-        recorded = await asked.desk.spendings.collect(
-            spending,
-            call_id=asked.call_id,
-            received_at_ms=asked.received_at_ms,
-            traceparent=asked.traceparent,
-        )
-        if recorded is None:
-            return _done(asked, "counted", call.order_id)
-        return _recorded(asked, recorded, call.order_id)
-
-    async def _capture(self, asked: _Asked) -> Receipt:
-        call = read_spending(asked.fields)
-        return _recorded(
-            asked,
-            await asked.desk.spendings.capture(
-                _spending(call),
-                call_id=asked.call_id,
-                received_at_ms=asked.received_at_ms,
-                traceparent=asked.traceparent,
-            ),
-            call.order_id,
-        )
-
-    async def _refund(self, asked: _Asked) -> Receipt:
-        call = read_spending(asked.fields)
-        return _recorded(
-            asked,
-            await asked.desk.spendings.refund(
-                _spending(call),
-                call_id=asked.call_id,
-                received_at_ms=asked.received_at_ms,
-                traceparent=asked.traceparent,
-            ),
-            call.order_id,
-        )
-
-
-def _spending(call: SpendingCall) -> Spending:
-    return Spending(
-        program=call.program,
-        transaction_key=call.transaction_key,
-        order_key=call.order_id,
-        card=call.card,
-        amount=call.amount,
-        points=call.amount,
-        currency=call.currency,
-    )
-
-
-def _recorded(asked: _Asked, recorded: Recorded, order_id: str) -> Receipt:
-    if recorded.value in _CONFLICTS:
-        return _conflict(recorded.value, order_id)
-    return _done(asked, recorded.value, order_id)
+        return Receipt(recorded.value, answer, logging.ERROR, fields)
+    outcome = "counted" if recorded is None else recorded.value
+    return Receipt(outcome, ready_answer(asked.request, b"{}"), fields=fields)
 
 
 def _answered(asked: _Asked, document: Mapping[str, Any]) -> Receipt:
     return Receipt("answered", ready_answer(asked.request, orjson.dumps(document)))
-
-
-def _done(asked: _Asked, outcome: str, order_id: str) -> Receipt:
-    answer = ready_answer(asked.request, _DONE)
-    return Receipt(outcome, answer, fields={"order_id": order_id})
-
-
-def _conflict(outcome: str, order_id: str) -> Receipt:
-    return Receipt(
-        outcome,
-        problem(
-            HTTPStatus.CONFLICT,
-            outcome.replace("_", "-"),
-            _CONFLICTS[outcome],
-            "It was set aside for a person; sending it again changes nothing.",
-        ),
-        logging.ERROR,
-        {"order_id": order_id},
-    )
 
 
 def _not_understood(operation: CallOperation, error: FieldError) -> Receipt:

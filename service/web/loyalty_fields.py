@@ -8,30 +8,14 @@ passed over.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from service.domain.checkout import Spending
 from service.domain.errors import PoisonMessageError
 from service.domain.events import Customer
 from service.scayle.decode import read_customer
 from service.web.call_fields import FieldError, Fields, missing, text_of, whole_or_same
-
-__all__ = [
-    "CardCall",
-    "CollectCall",
-    "FieldError",
-    "Fields",
-    "RateCall",
-    "RegisterCall",
-    "SpendingCall",
-    "VerifyCall",
-    "read_card",
-    "read_collect",
-    "read_rate",
-    "read_register",
-    "read_spending",
-    "read_verify",
-]
 
 _LANGUAGE_NAMES: Final = ("languageCode", "language")
 _LANGUAGE_LIMIT: Final = 35  # characters
@@ -81,30 +65,6 @@ class RegisterCall:
     language: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class CollectCall:
-    """collect: points earned by an order."""
-
-    program: str
-    card: str
-    points: int
-    order_id: str
-    transaction_key: str | None
-    currency: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class SpendingCall:
-    """capture and refund: `amount` counts points or money, as RELAY_LOYALTY_AMOUNT_UNIT says."""
-
-    program: str
-    card: str
-    amount: int
-    order_id: str
-    transaction_key: str
-    currency: str | None
-
-
 def read_rate(fields: Fields) -> RateCall:
     """Raises: FieldError, as the others."""
     return RateCall(fields.program(), fields.currency())
@@ -141,27 +101,26 @@ def read_register(fields: Fields) -> RegisterCall:
     return RegisterCall(fields.program(), read, _language(merged))
 
 
-def read_collect(fields: Fields) -> CollectCall:
+def read_collect(fields: Fields) -> Spending:
     """Of collect; `points` go before `amount`, which may be the order's money."""
-    return CollectCall(
-        fields.program(),
-        fields.card(),
-        fields.amount("points", "amount"),
-        fields.order_id(),
-        fields.transaction_key_if_given(),
-        fields.currency_if_given(),
-    )
+    return _spending(fields, "points", "amount")
 
 
-def read_spending(fields: Fields) -> SpendingCall:
-    """Of capture and refund."""
-    return SpendingCall(
-        fields.program(),
-        fields.card(),
-        fields.amount("amount"),
-        fields.order_id(),
-        fields.transaction_key(),
-        fields.currency_if_given(),
+def read_spending(fields: Fields) -> Spending:
+    """Of capture and refund; their `points` are the amount until its unit is looked at."""
+    return replace(_spending(fields, "amount"), transaction_key=fields.transaction_key())
+
+
+def _spending(fields: Fields, *amounts: str) -> Spending:
+    program, card, amount = fields.program(), fields.card(), fields.amount(*amounts)
+    return Spending(
+        program=program,
+        transaction_key=fields.transaction_key_if_given() or "",
+        order_key=fields.order_id(),
+        card=card,
+        amount=amount,
+        points=amount,
+        currency=fields.currency_if_given(),
     )
 
 

@@ -9,6 +9,7 @@ from typing import cast
 from prometheus_client import CollectorRegistry
 
 from consumers.register_member import RegisterMember
+from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
 from service.checkout.registration import RegistrationConfig, Registrations
 from service.domain.call_planning import CallPlanner, CallPolicy
@@ -94,12 +95,7 @@ async def register(tmp_path: Path, *waits_s: float) -> SlowLoyalty:
         )
         with suppress(RetryableError):
             await registrations.register(
-                CAMILLE,
-                "club",
-                language=None,
-                call_id="call-1",
-                received_at_ms=clock.now_ms(),
-                traceparent="",
+                CAMILLE, "club", Arrival("call-1", clock.now_ms(), ""), language=None
             )
         await registrations.close()
     return loyalty

@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from consumers.balances import BalanceReader
+from service.checkout.arrival import Arrival
 from service.checkout.balances import Balances
 from service.domain.effects import EffectKey
 from service.domain.errors import LanePausedError, LedgerUnavailableError, RetryableError
 from service.domain.ports import Operation
 from service.telemetry.metrics import Metrics
 from tests.fakes.checkout_ledger import FakeCheckoutLedger
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import START_MS, FakeClock
 from tests.fakes.loyalty import FakeLoyalty
 from tests.fakes.metrics import value
 from tests.fakes.waiting import settle_down, until
@@ -23,6 +24,7 @@ from tests.unit.builders import CARD, TRACEPARENT
 
 FRESH_S = 5.0
 TIMEOUT_S = 3.0
+ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT)
 DEBIT = EffectKey("main:debit:club:k:1:1000")
 
 
@@ -50,7 +52,7 @@ class Shoppers:
         )
 
     async def usable(self, card: str = CARD) -> int | None:
-        return await self.balances.usable(card, traceparent=TRACEPARENT)
+        return await self.balances.usable(card, ARRIVAL)
 
     def ask(self, card: str = CARD) -> asyncio.Task[int | None]:
         """A shopper who waits for an answer."""

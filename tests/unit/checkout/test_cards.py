@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from service.checkout.arrival import Arrival
 from service.checkout.cards import Cards, Programs
 from service.domain.cards import CardForm
 from service.domain.errors import NotFoundError, RetryableError
@@ -19,6 +20,7 @@ NOW = datetime.fromtimestamp(START_MS / 1000, UTC)
 EMAIL = "camille@example.com"
 MEMBER = Member(CARD, "1", joined_at=NOW, expires_at=None, email=EMAIL, contact_id="77")
 CONTACT = Contact(unique_key=EMAIL, email=EMAIL, cards=((CARD, "1"),))
+ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT)
 PROGRAMS = Programs({"club": 1, "other": 2})
 
 
@@ -29,11 +31,11 @@ def cards(splio: FakeLoyalty, clock: FakeClock) -> Cards:
 
 
 async def is_good(cards: Cards, card: str = CARD, program: str = "club") -> bool:
-    return await cards.is_good(card, program, traceparent=TRACEPARENT)
+    return await cards.is_good(card, program, ARRIVAL)
 
 
 async def is_of(cards: Cards, email: str = EMAIL, program: str = "club") -> bool:
-    return await cards.belongs_to(CARD, email, program, traceparent=TRACEPARENT)
+    return await cards.belongs_to(CARD, email, program, ARRIVAL)
 
 
 async def test_card_of_a_member_is_good(cards: Cards, splio: FakeLoyalty) -> None:

@@ -7,17 +7,19 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
 from service.checkout.rates import AmountUnit, Rates
 from service.domain.errors import NotFoundError, RetryableError
 from service.domain.loyalty import LoyaltyProgram
 from service.domain.money import exponent
 from service.domain.ports import Operation
-from tests.fakes.clock import FakeClock
+from tests.fakes.clock import START_MS, FakeClock
 from tests.fakes.loyalty import FakeLoyalty
 from tests.unit.builders import TRACEPARENT
 
 PROGRAM = LoyaltyProgram(is_running=True, subscribes_automatically=False, points_to_amount="0.05")
+ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT)
 CURRENCIES = ("JPY", "EUR", "KWD", "CLF")  # of 0, 2, 3 and 4 decimals
 
 
@@ -38,13 +40,13 @@ def make_rates(
 
 
 async def factor(rates: Rates, program: str = "club", currency: str = "EUR") -> Decimal:
-    return await rates.factor(program, currency, traceparent=TRACEPARENT)
+    return await rates.factor(program, currency, ARRIVAL)
 
 
 async def points(
     rates: Rates, amount: int, currency: str | None = "EUR", program: str = "club"
 ) -> int:
-    return await rates.points(amount, program, currency, traceparent=TRACEPARENT)
+    return await rates.points(amount, program, currency, ARRIVAL)
 
 
 async def test_factor_of_the_settings_goes_first(splio: FakeLoyalty) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from consumers.register_member import RegisterMember
+from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
 from service.checkout.registration import Card, RegistrationConfig, Registrations
 from service.domain.call_planning import CallPlanner, CallPolicy
@@ -69,10 +70,8 @@ class Counter:
         return await self.registrations.register(
             make_customer(**customer),
             program,
+            Arrival("call-1", START_MS, TRACEPARENT),
             language="fr",
-            call_id="call-1",
-            received_at_ms=START_MS,
-            traceparent=TRACEPARENT,
         )
 
     def come(self) -> asyncio.Task[Card]:

@@ -9,15 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from service.domain.checkout import Spending
 from service.domain.events import Customer
+from service.web.call_fields import FieldError, Fields
 from service.web.loyalty_fields import (
     CardCall,
-    CollectCall,
-    FieldError,
-    Fields,
     RateCall,
     RegisterCall,
-    SpendingCall,
     VerifyCall,
     read_card,
     read_collect,
@@ -53,7 +51,7 @@ def problem_of(read: Callable[[Fields], Any], document: dict[str, Any]) -> Field
     return caught.value
 
 
-def spend(**changes: Any) -> SpendingCall:
+def spend(**changes: Any) -> Spending:
     return read_spending(Fields.of_object(CAPTURE | changes))
 
 
@@ -68,13 +66,14 @@ def test_documented_calls_are_read() -> None:
     assert read_card(Fields.of_query("cardKey=abc123&type=your_loyalty_program")) == CardCall(
         "your_loyalty_program", "abc123"
     )
-    assert read_spending(Fields.of_body(orjson.dumps(CAPTURE))) == SpendingCall(
-        "your_loyalty_program",
-        "abc123",
-        10000,
-        "2345234",
-        "68ff99b453c1d302c26b46b68ffc",
-        "EUR",
+    assert read_spending(Fields.of_body(orjson.dumps(CAPTURE))) == Spending(
+        program="your_loyalty_program",
+        transaction_key="68ff99b453c1d302c26b46b68ffc",
+        order_key="2345234",
+        card="abc123",
+        amount=10000,
+        points=10000,
+        currency="EUR",
     )
 
 
@@ -82,7 +81,7 @@ def test_inferred_calls_are_read() -> None:
     assert read_verify(Fields.of_object(VERIFY)) == VerifyCall("p", "c", "ilse@example.org")
     assert read_collect(
         Fields.of_object({"type": "p", "number": 217, "points": 120, "orderId": "A-7"})
-    ) == CollectCall("p", "217", 120, "A-7", None, None)
+    ) == Spending("p", "", "A-7", "217", 120, 120, None)
 
 
 @pytest.mark.parametrize("name", ["cardKey", "cardNumber", "loyaltyNumber", "number"])
@@ -160,7 +159,7 @@ def test_collect_prefers_points_to_an_amount_that_may_be_money() -> None:
 
 
 def test_an_order_id_is_that_of_the_webhook() -> None:
-    assert spend(orderId="2345234").order_id == spend(orderId=2345234.0).order_id == "2345234"
+    assert spend(orderId="2345234").order_key == spend(orderId=2345234.0).order_key == "2345234"
     for value in ("a/b", "..", "", "x" * 51, True, 1.5):
         assert problem_of(read_spending, CAPTURE | {"orderId": value}).field == "orderId"
 

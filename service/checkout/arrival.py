@@ -1,0 +1,12 @@
+"""How a call of the checkout came in: what is kept with all that it leads to."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One call: its id (a UUIDv7, made at receipt), its time and its trace."""
+
+    call_id: str
+    received_at_ms: int
+    traceparent: str
