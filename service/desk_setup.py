@@ -48,7 +48,6 @@ def make_desk(
         settings.loyalty_rates,
         unit=AmountUnit(unit) if unit else None,
         clock=clock,
-        timeout_s=timeout_s,
     )
     return CheckoutDesk(
         balances=Balances(
@@ -65,7 +64,6 @@ def make_desk(
             programs,
             form=settings.loyalty_card_form or CardForm(),
             clock=clock,
-            timeout_s=timeout_s,
         ),
         programs=programs,
         rates=rates,

@@ -104,7 +104,6 @@ def loyalty_config(settings: Settings) -> LoyaltyConfig:
     return LoyaltyConfig(
         timeout_s=settings.loyalty_timeout_s,
         body_bytes=settings.body_limit,
-        body_timeout_s=settings.body_timeout_s,
         invalid_status=settings.loyalty_invalid_status,
         rate_fields=settings.loyalty_rate_fields,
     )

@@ -224,7 +224,7 @@ class Settings(BaseModel):
         default=512 * 1024,
         ge=1024,
         le=64 * 1024 * 1024,
-        description="A webhook's body beyond this is refused with 413.",
+        description="The body of a webhook or a call beyond this is refused with 413.",
         examples=["512KiB"],
     )
     body_timeout_s: Duration = Field(
@@ -469,7 +469,7 @@ class Settings(BaseModel):
         default=3.0,
         ge=0.1,
         le=_MINUTE_S,
-        description="Limit of one call of SCAYLE Checkout, our answer included.",
+        description="Limit of one call of SCAYLE Checkout, its body and our answer included.",
         examples=["3s"],
     )
     balance_fresh_s: Duration = Field(

@@ -18,7 +18,6 @@ from service.telemetry.metrics import BALANCE_ANSWERS, Metrics
 
 PERMIT_WITHIN_S: Final = 0.5  # a shopper waits no longer for the limiter
 KNOWN_FOR_S: Final = 15 * 60.0  # an older value is not answered any more
-_ANSWERING_S: Final = 0.25  # of a call's time, left for what is known when Splio says nothing
 _RETRY_AFTER_S: Final = 2.0
 _AT_ONCE: Final = 32  # questions under way; the limiter lets far fewer through
 
@@ -50,7 +49,7 @@ class Balances:
     is held of a card is read anew for every answer, so a capture shows at once.
 
     Args:
-        timeout_s: of a whole call: what is known is answered in time before it ends.
+        timeout_s: of a question, which goes on when those who wait for it give up.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Balances:
         self._count = {answer: metrics.balance_answers.labels(answer) for answer in BALANCE_ANSWERS}
         self._fresh_ms = int(fresh_s * 1000)
         self._timeout_s = timeout_s
-        self._answer_within_s = max(timeout_s - _ANSWERING_S, timeout_s / 2)
         self._permit_within_s = permit_within_s
         self._known_for_ms = int(known_for_s * 1000)
         self._places = count()
@@ -137,7 +135,7 @@ class Balances:
                 self._pump = asyncio.create_task(self._hand_out(), name="balances")
         question.waiting += 1
         try:
-            async with time_limit(self._clock, self._answer_within_s):
+            async with time_limit(self._clock, arrival.deadline_s - self._clock.monotonic_s()):
                 async with time_limit(self._clock, self._permit_within_s):
                     await question.begun.wait()
                 await question.ended.wait()

@@ -39,13 +39,11 @@ class Cards:
         *,
         form: CardForm,
         clock: Clock,
-        timeout_s: float,
     ) -> None:
         self._splio = splio
         self._programs = programs
         self._form = form
         self._clock = clock
-        self._timeout_s = timeout_s
 
     async def is_good(self, card: str, program: str, arrival: Arrival) -> bool:
         """Whether the card has the form, exists, is of this programme and has not expired."""
@@ -61,7 +59,7 @@ class Cards:
             contact = await self._splio.read_contact(
                 member.contact_id,
                 is_internal=True,
-                deadline_s=self._deadline_s(),
+                deadline_s=arrival.deadline_s,
                 traceparent=arrival.traceparent,
             )
             held_by = contact.email if contact else None
@@ -73,7 +71,7 @@ class Cards:
             return None
         permit = await self._splio.checkout_permit()
         member = await self._splio.read_member(
-            card, permit=permit, deadline_s=self._deadline_s(), traceparent=arrival.traceparent
+            card, permit=permit, deadline_s=arrival.deadline_s, traceparent=arrival.traceparent
         )
         if member is None or member.program != splio_id or self._has_expired(member.expires_at):
             return None
@@ -81,6 +79,3 @@ class Cards:
 
     def _has_expired(self, expires_at: datetime | None) -> bool:
         return expires_at is not None and expires_at.timestamp() * 1000 <= self._clock.now_ms()
-
-    def _deadline_s(self) -> float:
-        return self._clock.monotonic_s() + self._timeout_s

@@ -40,14 +40,12 @@ class Rates:
         *,
         unit: AmountUnit | None,
         clock: Clock,
-        timeout_s: float,
     ) -> None:
         self._splio = splio
         self._programs = programs
         self._rates = rates
         self._unit = unit
         self._clock = clock
-        self._timeout_s = timeout_s
         self._known: dict[str, tuple[Decimal | None, float]] = {}
 
     async def factor(self, program: str, currency: str, arrival: Arrival) -> Decimal:
@@ -66,7 +64,7 @@ class Rates:
             found = await self._splio.read_program(
                 splio_id,
                 permit=permit,
-                deadline_s=self._clock.monotonic_s() + self._timeout_s,
+                deadline_s=arrival.deadline_s,
                 traceparent=arrival.traceparent,
             )
             ratio = found.points_to_amount if found else None

@@ -45,8 +45,8 @@ class RegistrationLedger(CheckoutLedger, DispatchLedger, Protocol):
 @dataclass(frozen=True, slots=True)
 class RegistrationConfig:
     """
-    How a registration is attempted: `timeout_s` for a whole call, and the claim of an attempt
-    lasts for it and `lease_margin_s`.
+    How a registration is attempted: `timeout_s` once it has a permit, and its claim lasts for
+    that and `lease_margin_s`.
     """
 
     contact_key: ContactKey
@@ -114,7 +114,7 @@ class Registrations:
         if contact_id is None:
             raise PermanentError("contact_key_missing", self._config.contact_key.value)
         contact = await self._splio.read_contact(
-            contact_id, deadline_s=self._deadline_s(), traceparent=arrival.traceparent
+            contact_id, deadline_s=arrival.deadline_s, traceparent=arrival.traceparent
         )
         card = await self._oldest(contact, splio_id, arrival)
         if card is not None:
@@ -168,9 +168,8 @@ class Registrations:
         card: str | None = None
         failure: RelayError | None = None
         try:
-            ended, card = await self._handler.register(
-                claim, permit=permit, deadline_s=self._deadline_s()
-            )
+            deadline_s = self._clock.monotonic_s() + self._config.timeout_s
+            ended, card = await self._handler.register(claim, permit=permit, deadline_s=deadline_s)
             settlement = ended.settlement
         except RelayError as error:
             failure = error
@@ -210,7 +209,7 @@ class Registrations:
         for place, card in enumerate(cards[:_CARDS_COMPARED]):
             permit = await self._splio.checkout_permit()
             member = await self._splio.read_member(
-                card, permit=permit, deadline_s=self._deadline_s(), traceparent=arrival.traceparent
+                card, permit=permit, deadline_s=arrival.deadline_s, traceparent=arrival.traceparent
             )
             since = member.joined_at if member else None
             joined.append((since is None, since.timestamp() if since else 0.0, place, card))
@@ -221,6 +220,3 @@ class Registrations:
             self._hmac_key = await self._ledger.hmac_key()
         text = f"{self._config.contact_key}:{contact_id}"
         return hmac.new(self._hmac_key, text.encode(), "sha256").hexdigest()[:_HASH_DIGITS]
-
-    def _deadline_s(self) -> float:
-        return self._clock.monotonic_s() + self._config.timeout_s

@@ -51,9 +51,13 @@ def check_media_type(request: web.BaseRequest) -> None:
         raise UnsupportedMediaTypeError("The body is a form; send JSON.")
 
 
-async def read_body(request: web.BaseRequest, *, limit_bytes: int, timeout_s: float) -> bytes:
+async def read_body(
+    request: web.BaseRequest, *, limit_bytes: int, timeout_s: float | None
+) -> bytes:
     """
     The whole body, refused as early as its length is known to be too much.
+
+    `timeout_s` is None where a limit of the caller's own runs.
 
     Raises: the BodyErrors above, except for the media type.
     """

@@ -57,6 +57,7 @@ _RECORDING: Final = frozenset(
     }
 )
 _RETRY_AFTER_S: Final = 2.0
+_ANSWERING_S: Final = 0.25  # of a call's time, left for its answer when Splio says nothing
 _CONFLICTS: Final = {
     Recorded.CONFLICT: "This key is known with another amount or card",
     Recorded.MORE_THAN_CAPTURED: "More would be given back than was captured",
@@ -72,15 +73,14 @@ class LoyaltyConfig:
     """
     What a call may cost, and how is answered what SCAYLE does not document.
 
-    `invalid_status`: of a no to validate and verify. `rate_fields`: the names that the conversion
-    factor stands under, all at once.
+    `timeout_s`: of a whole call, its body included. `invalid_status`: of a no to validate and
+    verify. `rate_fields`: the names that the conversion factor stands under, all at once.
     """
 
     timeout_s: float
     body_bytes: int
-    body_timeout_s: float
-    invalid_status: int = 200
-    rate_fields: tuple[str, ...] = ("conversionFactor",)
+    invalid_status: int
+    rate_fields: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,40 +183,43 @@ class LoyaltyDoor:
             # Under a name of its own: strangers must not replace what SCAYLE sends.
             self._shapes.note(f"loyalty:{operation}:refused", request=request)
             return unauthorized(refusal)
-        try:
-            check_media_type(request)
-            body = await read_body(
-                request,
-                limit_bytes=self._config.body_bytes,
-                timeout_s=self._config.body_timeout_s,
-            )
-        except BodyError as error:
-            return without_body(error, limit_bytes=self._config.body_bytes)
-        self._shapes.note(f"loyalty:{operation}", body=body, request=request)
-        desk = self._desk()
-        if desk is None or not self._accepting():
-            return _unavailable("not_accepting", _RETRY_AFTER_S)
         trace = continue_trace(request.headers.get("traceparent"))
         try:
-            fields = Fields.of_call(
-                request.method,
-                request.rel_url.raw_query_string,
-                body,
-                program=desk.programs.only,
-            )
-            arrival = Arrival(self._ids.next(), self._clock.now_ms(), trace)
-            asked = _Asked(request, desk, fields, arrival)
             async with asyncio.timeout(self._config.timeout_s):
-                receipt = await self._operations[operation](asked)
-            if operation in _RECORDING:
-                self._step(Step.CALL_RECORDED)
+                receipt = await self._carry_out(operation, request, trace)
+        except BodyError as error:
+            receipt = without_body(error, limit_bytes=self._config.body_bytes)
         except FieldError as error:
             receipt = _not_understood(operation, error)
         except TimeoutError:
             receipt = _unavailable("took_too_long", _RETRY_AFTER_S)
+            receipt.answer.force_close()  # the body may not have been read to its end
         except RelayError as error:
             receipt = _failed(error)
         receipt.fields["trace_id"] = trace_id(trace)
+        return receipt
+
+    async def _carry_out(
+        self, operation: CallOperation, request: web.BaseRequest, trace: str
+    ) -> Receipt:
+        timeout_s = self._config.timeout_s
+        deadline_s = self._clock.monotonic_s() + max(timeout_s - _ANSWERING_S, timeout_s / 2)
+        check_media_type(request)
+        body = await read_body(request, limit_bytes=self._config.body_bytes, timeout_s=None)
+        self._shapes.note(f"loyalty:{operation}", body=body, request=request)
+        desk = self._desk()
+        if desk is None or not self._accepting():
+            return _unavailable("not_accepting", _RETRY_AFTER_S)
+        fields = Fields.of_call(
+            request.method,
+            request.rel_url.raw_query_string,
+            body,
+            program=desk.programs.only,
+        )
+        arrival = Arrival(self._ids.next(), self._clock.now_ms(), trace, deadline_s)
+        receipt = await self._operations[operation](_Asked(request, desk, fields, arrival))
+        if operation in _RECORDING:
+            self._step(Step.CALL_RECORDED)
         return receipt
 
     async def _points_rate(self, asked: _Asked) -> Receipt:

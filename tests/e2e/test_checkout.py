@@ -507,3 +507,67 @@ async def test_amount_far_beyond_any_balance_is_taken_as_a_hold(tmp_path: Path) 
         assert (answer.status, answer.body) == (200, b"{}")
         assert await balance(relay) == 0
         assert relay.metric("relay_captures_over_balance_total") == 1
+
+
+# -- the limit of a whole call
+
+
+@pytest.mark.parametrize(
+    ("method", "operation", "request_"),
+    [
+        ("POST", "validate", "read_member"),
+        ("POST", "verify", "read_member"),
+        ("POST", "register", "read_contact"),
+        ("GET", "points-rate", "read_program"),
+    ],
+)
+async def test_splio_that_hangs_is_told_and_counted(
+    tmp_path: Path, method: str, operation: str, request_: str
+) -> None:
+    fields = spent(currencyCode="USD", email=CUSTOMER["email"])
+    async with checkout(tmp_path, {"loyalty_timeout": "400ms"}, points=0) as (relay, splio):
+        splio.add_fault(FaultRule("*", "delay_before", skip=1, seconds=5))
+        answer = await relay.call(method, operation, fields)
+        assert (answer.status, problem(answer)) == (503, "unavailable")
+        assert answer.json["detail"].startswith("no_answer")
+
+        def is_counted() -> bool:
+            labels = {"operation": request_, "answer": "none"}
+            return relay.metric("relay_splio_requests_total", **labels) == 1
+
+        await until(is_counted, what="the request is counted as not answered")
+
+
+async def test_splio_that_hangs_is_left_in_peace(tmp_path: Path) -> None:
+    """Calls count for the breaker as bookings do, its probes too."""
+    async with checkout(tmp_path, {"loyalty_timeout": "400ms"}, points=0) as (relay, splio):
+        splio.add_fault(FaultRule("*", "delay_before", skip=1, seconds=5))
+        for _ in range(5):
+            assert (await relay.call("POST", "validate", SPENT)).status == 503
+        assert relay.metric("relay_breaker_open") == 1
+
+
+async def test_call_that_waits_for_a_permit_ends_in_time(tmp_path: Path) -> None:
+    settings = {"loyalty_timeout": "300ms", "splio_limits": "other=0.01"}
+    async with checkout(tmp_path, settings, points=0) as (relay, _):
+        await relay.call("POST", "validate", SPENT)  # it has the permit that there is
+        answer = await relay.call("POST", "validate", SPENT)
+        assert (answer.status, problem(answer)) == (503, "unavailable")
+        assert answer.json["detail"].startswith("took_too_long")
+        assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_call_whose_body_does_not_come_ends_in_time(tmp_path: Path) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"type": '
+        await asyncio.Event().wait()
+
+    async with (
+        checkout(tmp_path, {"loyalty_timeout": "300ms"}, points=0) as (relay, _),
+        asyncio.timeout(5),
+    ):
+        answer = await relay.call("PUT", "capture", body())
+        assert (answer.status, problem(answer)) == (503, "unavailable")
+        assert answer.json["detail"].startswith("took_too_long")
+        assert answer.headers["Connection"] == "close"
+        assert int(answer.headers["Retry-After"]) >= 1

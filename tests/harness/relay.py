@@ -198,8 +198,8 @@ class Relay:
         return self.runtime.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-def _body(fields: Any) -> bytes:
-    return fields if isinstance(fields, bytes) else orjson.dumps(fields)
+def _body(fields: Any) -> bytes | AsyncIterator[bytes]:
+    return fields if isinstance(fields, bytes | AsyncIterator) else orjson.dumps(fields)
 
 
 def environment(directory: Path, settings: Mapping[str, str]) -> dict[str, str]:

@@ -95,7 +95,10 @@ async def register(tmp_path: Path, *waits_s: float) -> SlowLoyalty:
         )
         with suppress(RetryableError):
             await registrations.register(
-                CAMILLE, "club", Arrival("call-1", clock.now_ms(), ""), language=None
+                CAMILLE,
+                "club",
+                Arrival("call-1", clock.now_ms(), "", deadline_s=TIMEOUT_S),
+                language=None,
             )
         await registrations.close()
     return loyalty

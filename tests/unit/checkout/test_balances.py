@@ -24,7 +24,7 @@ from tests.unit.builders import CARD, TRACEPARENT
 
 FRESH_S = 5.0
 TIMEOUT_S = 3.0
-ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT)
+ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT, deadline_s=2.75)
 DEBIT = EffectKey("main:debit:club:k:1:1000")
 
 

@@ -20,14 +20,14 @@ NOW = datetime.fromtimestamp(START_MS / 1000, UTC)
 EMAIL = "camille@example.com"
 MEMBER = Member(CARD, "1", joined_at=NOW, expires_at=None, email=EMAIL, contact_id="77")
 CONTACT = Contact(unique_key=EMAIL, email=EMAIL, cards=((CARD, "1"),))
-ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT)
+ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT, deadline_s=2.75)
 PROGRAMS = Programs({"club": 1, "other": 2})
 
 
 @pytest.fixture
 def cards(splio: FakeLoyalty, clock: FakeClock) -> Cards:
     splio.members[CARD] = MEMBER
-    return Cards(splio, PROGRAMS, form=CardForm(ean13=True), clock=clock, timeout_s=3.0)
+    return Cards(splio, PROGRAMS, form=CardForm(ean13=True), clock=clock)
 
 
 async def is_good(cards: Cards, card: str = CARD, program: str = "club") -> bool:

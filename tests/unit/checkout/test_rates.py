@@ -19,7 +19,7 @@ from tests.fakes.loyalty import FakeLoyalty
 from tests.unit.builders import TRACEPARENT
 
 PROGRAM = LoyaltyProgram(is_running=True, subscribes_automatically=False, points_to_amount="0.05")
-ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT)
+ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT, deadline_s=1000.0)
 CURRENCIES = ("JPY", "EUR", "KWD", "CLF")  # of 0, 2, 3 and 4 decimals
 
 
@@ -35,7 +35,6 @@ def make_rates(
         {("club", currency): Decimal(rate) for currency, rate in rates.items()},
         unit=unit,
         clock=splio.clock,
-        timeout_s=3.0,
     )
 
 

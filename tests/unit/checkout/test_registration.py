@@ -67,10 +67,11 @@ class Counter:
         )
 
     async def register(self, program: str = "club", **customer: Any) -> Card:
+        deadline_s = self.clock.monotonic_s() + TIMEOUT_S
         return await self.registrations.register(
             make_customer(**customer),
             program,
-            Arrival("call-1", START_MS, TRACEPARENT),
+            Arrival("call-1", START_MS, TRACEPARENT, deadline_s),
             language="fr",
         )
 
