@@ -23,4 +23,5 @@ class CheckoutDesk:
     async def close(self) -> None:
         """Stop what is under way on its own account."""
         await self.balances.close()
+        await self.rates.close()
         await self.registrations.close()

@@ -1,6 +1,8 @@
 """Rates: the settings' factor, else the programme's; amounts come back as whole points."""
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -10,16 +12,16 @@ from hypothesis import strategies as st
 from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
 from service.checkout.rates import AmountUnit, Rates
-from service.domain.errors import NotFoundError, RetryableError
+from service.domain.errors import LanePausedError, NotFoundError, RelayError, RetryableError
 from service.domain.loyalty import LoyaltyProgram
 from service.domain.money import exponent
 from service.domain.ports import Operation
 from tests.fakes.clock import START_MS, FakeClock
 from tests.fakes.loyalty import FakeLoyalty
+from tests.fakes.waiting import until
 from tests.unit.builders import TRACEPARENT
 
 PROGRAM = LoyaltyProgram(is_running=True, subscribes_automatically=False, points_to_amount="0.05")
-ARRIVAL = Arrival("call-1", START_MS, TRACEPARENT, deadline_s=1000.0)
 CURRENCIES = ("JPY", "EUR", "KWD", "CLF")  # of 0, 2, 3 and 4 decimals
 
 
@@ -38,14 +40,23 @@ def make_rates(
     )
 
 
+def arrival(deadline_s: float) -> Arrival:
+    return Arrival("call-1", START_MS, TRACEPARENT, deadline_s)
+
+
 async def factor(rates: Rates, program: str = "club", currency: str = "EUR") -> Decimal:
-    return await rates.factor(program, currency, ARRIVAL)
+    return await rates.factor(program, currency, arrival(1000.0))
 
 
 async def points(
-    rates: Rates, amount: int, currency: str | None = "EUR", program: str = "club"
+    rates: Rates,
+    amount: int,
+    currency: str | None = "EUR",
+    program: str = "club",
+    *,
+    deadline_s: float = 1000.0,
 ) -> int:
-    return await rates.points(amount, program, currency, ARRIVAL)
+    return await rates.points(amount, program, currency, arrival(deadline_s))
 
 
 async def test_factor_of_the_settings_goes_first(splio: FakeLoyalty) -> None:
@@ -93,6 +104,65 @@ async def test_unknown_programme_is_told(splio: FakeLoyalty) -> None:
     with pytest.raises(NotFoundError, match="unknown_program"):
         await points(make_rates(splio), 100, program="nobody")
     assert splio.taken == 0
+
+
+@pytest.mark.parametrize("error", [RetryableError("no_answer"), LanePausedError("unknown_refusal")])
+async def test_known_factor_is_answered_while_splio_is_away(
+    splio: FakeLoyalty, clock: FakeClock, error: RelayError
+) -> None:
+    """Captures are taken all the same, and only one in a while waits for Splio."""
+    splio.programs["1"] = PROGRAM
+    rates = make_rates(splio)
+    await factor(rates)
+    clock.advance(300)
+    splio.errors[Operation.READ_PROGRAM].append(error)
+    for _ in range(3):
+        assert await points(rates, 100) == 20
+    assert len(splio.asked) == 2
+    splio.programs["1"] = replace(PROGRAM, points_to_amount="0.1")
+    clock.advance(10)
+    assert await points(rates, 100) == 10
+    assert splio.permits_out == 0
+
+
+@pytest.mark.parametrize("permits", [0, None])
+async def test_splio_that_hangs_leaves_the_known_factor_within_the_calls_time(
+    splio: FakeLoyalty, clock: FakeClock, permits: int | None
+) -> None:
+    splio.programs["1"] = PROGRAM
+    rates = make_rates(splio)
+    await factor(rates)
+    clock.advance(300)
+    splio.permits_left = permits
+    splio.go.clear()
+    asking = [asyncio.create_task(points(rates, 100, deadline_s=302.75)) for _ in range(3)]
+    await until(lambda: clock.sleeping)
+    clock.advance(2.75)
+    assert await asyncio.gather(*asking) == [20, 20, 20]
+    assert splio.permits_out == splio.waiting == 0
+
+
+async def test_many_callers_share_one_question(splio: FakeLoyalty) -> None:
+    splio.programs["1"] = PROGRAM
+    splio.go.clear()
+    rates = make_rates(splio)
+    asking = [asyncio.create_task(factor(rates)) for _ in range(20)]
+    await until(lambda: splio.asked)
+    asking.pop(0).cancel()
+    splio.go.set()
+    assert await asyncio.gather(*asking) == [Decimal("0.05")] * 19
+    assert len(splio.asked) == 1
+
+
+async def test_close_ends_a_question_under_way(splio: FakeLoyalty) -> None:
+    splio.permits_left = 0
+    rates = make_rates(splio)
+    asking = asyncio.create_task(factor(rates))
+    await until(lambda: splio.waiting)
+    await rates.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert splio.waiting == 0
 
 
 async def test_errors_of_splio_are_not_remembered(splio: FakeLoyalty) -> None:
