@@ -18,7 +18,6 @@ from service.telemetry.metrics import BALANCE_ANSWERS, Metrics
 
 PERMIT_WITHIN_S: Final = 0.5  # a shopper waits no longer for the limiter
 KNOWN_FOR_S: Final = 15 * 60.0  # an older value is not answered any more
-_RETRY_AFTER_S: Final = 2.0
 _AT_ONCE: Final = 32  # questions under way; the limiter lets far fewer through
 
 logger = logging.getLogger("relay.balances")
@@ -113,7 +112,7 @@ class Balances:
         known = await self._ledger.known_balance(card)
         if self._age_ms(known) > self._known_for_ms:
             self._count["unknown"].inc()
-            raise RetryableError("balance_unknown", retry_after_s=_RETRY_AFTER_S)
+            raise RetryableError("balance_unknown")
         self._count["asked" if is_told else "last_known"].inc()
         return known.usable
 

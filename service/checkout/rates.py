@@ -13,8 +13,8 @@ from service.domain.clock import Clock, time_limit
 from service.domain.errors import NotFoundError, PermanentError, RelayError, RetryableError
 from service.domain.loyalty import LoyaltyProgram, LoyaltySplio
 from service.domain.money import UnknownCurrencyError, to_major
+from service.domain.planning import MAX_POINTS
 
-_MAX_POINTS: Final = 2**63 - 1  # what a 64-bit column holds
 _KNOWN_FOR_S: Final = 300.0  # SCAYLE asks every few minutes, per programme and currency
 _AWAY_S: Final = 10.0  # Splio did not say: what is known is answered without asking again
 _MISSING_RETRY_S: Final = 60.0  # of what only a person can set right
@@ -154,6 +154,6 @@ class Rates:
                         "unknown_currency", retry_after_s=_MISSING_RETRY_S
                     ) from error
                 whole = (money / factor).to_integral_value(rounding=ROUND_HALF_UP)
-                if whole > _MAX_POINTS:
+                if whole > MAX_POINTS:
                     raise PermanentError("amount_too_large", "it is of more points than exist")
                 return max(int(whole), 1)

@@ -30,7 +30,6 @@ from service.domain.loyalty import Contact, LoyaltySplio
 from service.domain.planning import ContactKey, contact_key_of
 from service.domain.ports import Permit
 
-_RETRY_AFTER_S: Final = 2.0
 _CARDS_COMPARED: Final = 5  # of one customer in one programme; more is no customer
 _LEDGER_RETRY_S: Final = 0.5
 _HASH_DIGITS: Final = 32
@@ -146,7 +145,7 @@ class Registrations:
             attempt.add_done_callback(self._attempts.discard)
             made = await asyncio.shield(attempt)
         if made is None:
-            raise RetryableError("registration_under_way", retry_after_s=_RETRY_AFTER_S)
+            raise RetryableError("registration_under_way")
         return made
 
     async def _attempt(self, effect: ReadyEffect) -> Card | None:

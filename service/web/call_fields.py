@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
+from service.domain.planning import MAX_POINTS
 from service.scayle.webhook import IdText
 
 T = TypeVar("T")
 
-MAX_AMOUNT: Final = 2**63 - 1  # what a 64-bit column holds
 CARD_NAMES: Final = ("cardKey", "cardNumber", "loyaltyNumber", "number")
 CURRENCY_NAMES: Final = ("currency", "currencyCode")
 
@@ -261,6 +261,6 @@ def _amount_of(name: str, value: Any) -> int:
     amount = whole_or_same(value)
     if isinstance(value, str) and (match := _AMOUNT.fullmatch(value.strip())):
         amount = int(match[1])
-    if type(amount) is not int or not 1 <= amount <= MAX_AMOUNT:
+    if type(amount) is not int or not 1 <= amount <= MAX_POINTS:
         raise FieldError(name, "is not a whole number above zero", HTTPStatus.UNPROCESSABLE_ENTITY)
     return amount

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from http import HTTPStatus
-from math import ceil
 from typing import Any, Final
 
 import orjson
@@ -44,7 +43,7 @@ from service.web.loyalty_fields import (
     read_verify,
 )
 from service.web.loyalty_methods import METHODS
-from service.web.receipts import Receipt, unauthorized, without_body
+from service.web.receipts import Receipt, unauthorized, unavailable, without_body
 from service.web.shapes import ShapeLog
 from service.web.tokens import TokenAuthentication
 
@@ -192,7 +191,7 @@ class LoyaltyDoor:
         except FieldError as error:
             receipt = _not_understood(operation, error)
         except TimeoutError:
-            receipt = _unavailable("took_too_long", _RETRY_AFTER_S)
+            receipt = unavailable("took_too_long", _RETRY_AFTER_S)
             receipt.answer.force_close()  # the body may not have been read to its end
         except RelayError as error:
             receipt = _failed(error)
@@ -209,7 +208,7 @@ class LoyaltyDoor:
         self._shapes.note(f"loyalty:{operation}", body=body, request=request)
         desk = self._desk()
         if desk is None or not self._accepting():
-            return _unavailable("not_accepting", _RETRY_AFTER_S)
+            return unavailable("not_accepting", _RETRY_AFTER_S)
         fields = Fields.of_call(
             request.method,
             request.rel_url.raw_query_string,
@@ -330,26 +329,11 @@ def _failed(error: RelayError) -> Receipt:
                 {"reason": reason},
             )
         case RetryableError(reason=reason, retry_after_s=retry_after_s, detail=detail):
-            return _unavailable(reason, retry_after_s or _RETRY_AFTER_S, detail)
+            return unavailable(reason, retry_after_s or _RETRY_AFTER_S, detail)
         case LedgerUnavailableError() | LanePausedError() | InDoubtError():
-            return _unavailable(error.reason, _RETRY_AFTER_S)
+            return unavailable(error.reason, _RETRY_AFTER_S)
         case _:
             raise error
-
-
-def _unavailable(reason: str, retry_after_s: float, detail: str = "") -> Receipt:
-    return Receipt(
-        "unavailable",
-        problem(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "unavailable",
-            "This cannot be answered now",
-            f"{reason}: {detail}" if detail else f"{reason}: send it again later.",
-            headers={"Retry-After": str(max(1, ceil(retry_after_s)))},
-        ),
-        logging.WARNING,
-        {"reason": reason},
-    )
 
 
 def _number(factor: Decimal) -> orjson.Fragment:

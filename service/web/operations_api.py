@@ -20,15 +20,7 @@ from service.operations import BRAKED_NAMES, Changed, Operations, Selection
 from service.web.answers import json_answer, problem
 from service.web.assumed_shapes import assumed_of, differences
 from service.web.authentication import BasicAuthentication
-from service.web.bodies import (
-    BodyError,
-    BodyTooLargeError,
-    BodyTooSlowError,
-    UnknownExpectationError,
-    UnsupportedMediaTypeError,
-    check_media_type,
-    read_body,
-)
+from service.web.bodies import BodyError, check_media_type, read_body
 from service.web.dispatch import Handler, Router
 from service.web.parameters import (
     MAX_TEXT,
@@ -37,6 +29,7 @@ from service.web.parameters import (
     read_selection,
     read_whole,
 )
+from service.web.receipts import without_body
 from service.web.shapes import SeenShape, ShapesSeen
 
 _BODY_LIMIT: Final = 64 * 1024
@@ -254,7 +247,7 @@ def _answering(answerer: _Answerer) -> Handler:
                 headers={"Retry-After": "5"},
             )
         except BodyError as error:
-            return _body_problem(error)
+            return without_body(error, limit_bytes=_BODY_LIMIT).answer
         except RelayError as error:
             # What a look-up meets at Splio; the effect stays in doubt.
             return problem(
@@ -273,20 +266,6 @@ async def _selection(request: web.BaseRequest) -> Selection:
     check_media_type(request)
     body = await read_body(request, limit_bytes=_BODY_LIMIT, timeout_s=_BODY_TIMEOUT_S)
     return read_selection(body)
-
-
-def _body_problem(error: BodyError) -> web.Response:
-    match error:
-        case UnsupportedMediaTypeError():
-            return problem(415, "unsupported-media-type", "Send plain JSON", str(error))
-        case BodyTooLargeError():
-            return problem(413, "too-large", "The body is too large", close=True)
-        case BodyTooSlowError():
-            return problem(408, "too-slow", "The body took too long", close=True)
-        case UnknownExpectationError():
-            return problem(417, "unknown-expectation", "Only 100-continue is known", close=True)
-        case _:
-            return problem(400, "bad-request", "The body's framing is broken", close=True)
 
 
 def _key(bound: Mapping[str, str]) -> EffectKey:

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 from aiohttp import web
@@ -32,6 +33,22 @@ def unauthorized(refusal: web.Response) -> Receipt:
     """Of a request whose credentials were refused, or not looked at any more."""
     is_throttled = refusal.status == HTTPStatus.TOO_MANY_REQUESTS
     return Receipt("throttled" if is_throttled else "unauthorized", refusal)
+
+
+def unavailable(reason: str, retry_after_s: float, detail: str = "") -> Receipt:
+    """Of a request that is to be sent again later."""
+    return Receipt(
+        "unavailable",
+        problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "unavailable",
+            "This cannot be done now",
+            f"{reason}: {detail or 'send it again later.'}",
+            headers={"Retry-After": str(max(1, ceil(retry_after_s)))},
+        ),
+        logging.WARNING,
+        {"reason": reason},
+    )
 
 
 def without_body(error: BodyError, *, limit_bytes: int) -> Receipt:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, Final
 
 from aiohttp import web
@@ -23,7 +22,7 @@ from service.telemetry.tracing import continue_trace, trace_id
 from service.web.answers import problem, ready_answer
 from service.web.authentication import BasicAuthentication
 from service.web.bodies import BodyError, check_media_type, read_body
-from service.web.receipts import Receipt, unauthorized, without_body
+from service.web.receipts import Receipt, unauthorized, unavailable, without_body
 from service.web.shapes import ShapeLog
 
 _TYPE_LIMIT: Final = 64  # characters of an event type that a log line repeats
@@ -99,7 +98,7 @@ class WebhookDoor:
         try:
             check_media_type(request)
             if not self._accepting():
-                return _unavailable("not_accepting", 1.0)
+                return unavailable("not_accepting", 1.0)
             body = await read_body(
                 request,
                 limit_bytes=self._limits.body_bytes,
@@ -122,10 +121,10 @@ class WebhookDoor:
                 fields={"reason": error.reason, "size_bytes": len(body)},
             )
         except LogUnavailableError as error:
-            return _unavailable(error.reason, error.retry_after_s)
+            return unavailable(error.reason, error.retry_after_s)
         except PermanentError as error:
             # The log will never take it, but SCAYLE can keep it until a person has looked.
-            return _unavailable(error.reason, 60.0)
+            return unavailable(error.reason, 60.0)
 
     async def _publish(self, request: web.BaseRequest, body: bytes) -> Receipt:
         webhook = read_webhook(body)
@@ -166,18 +165,3 @@ _LINES: Final = {
     "ignored": "webhook.ignored",
     "unreadable": "webhook.unreadable",
 }
-
-
-def _unavailable(reason: str, retry_after_s: float) -> Receipt:
-    return Receipt(
-        "unavailable",
-        problem(
-            503,
-            "unavailable",
-            "Nothing durable can take the event now",
-            "Send it again later.",
-            headers={"Retry-After": str(max(1, ceil(retry_after_s)))},
-        ),
-        logging.WARNING,
-        {"reason": reason},
-    )

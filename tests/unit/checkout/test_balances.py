@@ -193,9 +193,8 @@ async def test_without_a_permit_the_last_known_value_is_answered_for_15_minutes(
     assert not asking.done()
     shoppers.clock.advance(0.001)
     if points is None:
-        with pytest.raises(RetryableError, match="balance_unknown") as caught:
+        with pytest.raises(RetryableError, match="balance_unknown"):
             await asking
-        assert caught.value.retry_after_s
         assert shoppers.answered("unknown") == 1
     else:
         assert await asking == points
