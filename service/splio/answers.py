@@ -1,6 +1,7 @@
 """What a reply of Splio means for the effect: the answer table of the design, line by line."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
@@ -56,6 +57,12 @@ _REPEATABLE: Final = frozenset(
     )
 )
 
+# What an answer says of absence, by the key that it names; `id` where nothing else is named here.
+# The points ledger is the universe's: there is no card that it could miss.
+_ABSENT_KEYS: Final[Mapping[Operation, tuple[str, ...]]] = {
+    Operation.READ_ORDER: ("ext_id", "external_id", "id"),
+    Operation.LIST_POINTS: (),
+}
 
 _MISSING: Final = {
     Means.NO_CONTACT: PrerequisiteKind.CONTACT,
@@ -124,21 +131,16 @@ def unanswered(
     return InDoubtError(reason, detail, status=status)
 
 
-def shows_absent_order(status: int, errors: tuple[SplioError, ...]) -> bool:
+def shows_absent(operation: Operation, status: int, errors: tuple[SplioError, ...]) -> bool:
     """
-    Whether a reply to reading an order says that there is none.
+    Whether a reply to reading says that there is no such thing.
 
     A bare 404 does not: a wrong address answers like that.
     """
-    return _shows_absent(status, errors, keys=("ext_id", "external_id", "id"))
-
-
-def shows_absent(status: int, errors: tuple[SplioError, ...]) -> bool:
-    """
-    Whether a reply to reading a member, a balance, a contact or a programme says that there is
-    none; a bare 404 does not either.
-    """
-    return _shows_absent(status, errors, keys=("id",))
+    keys = _ABSENT_KEYS.get(operation, ("id",))
+    return status == _NOT_FOUND and any(
+        error.key in keys and "not found" in error.description.lower() for error in errors
+    )
 
 
 def shows_unknown_reward(status: int, errors: tuple[SplioError, ...], *, reward: str) -> bool:
@@ -241,12 +243,6 @@ def read_object(operation: Operation, status: int, body: bytes) -> dict[str, Any
         detail = describe(parse_errors(body))
         raise unanswered(operation, "unreadable_reply", f"an error: {detail}", status=status)
     return document
-
-
-def _shows_absent(status: int, errors: tuple[SplioError, ...], *, keys: tuple[str, ...]) -> bool:
-    return status == _NOT_FOUND and any(
-        error.key in keys and "not found" in error.description.lower() for error in errors
-    )
 
 
 def _missing(meanings: list[Means | None], errors: tuple[SplioError, ...], status: int) -> Missing:

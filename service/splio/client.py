@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from functools import partial
 
 from service.domain.clock import Clock
 from service.domain.effects import (
@@ -14,7 +14,6 @@ from service.domain.effects import (
     PrerequisiteKind,
     RenderedRequest,
 )
-from service.domain.errors import RetryableError
 from service.domain.ports import (
     Answer,
     CreditPage,
@@ -31,15 +30,11 @@ from service.splio.answers import (
     accept_order,
     creation_of,
     read_object,
-    shows_absent_order,
-    unanswered,
 )
 from service.splio.config import SplioConfig
-from service.splio.errors import parse_errors
 from service.splio.exchange import Exchange, SplioPermit, refusal
 from service.splio.loyalty import LoyaltyClient
 from service.splio.readback import (
-    UnreadableReplyError,
     booked_credit,
     compare,
     completion,
@@ -47,13 +42,12 @@ from service.splio.readback import (
     external_id_of,
     order_path,
     read_credits,
+    reason_of,
 )
+from service.splio.reading import read_one, read_pages
 from service.splio.schedule import Schedule
 from service.splio.telemetry import ClientMetrics
-from service.splio.transport import Reply
 from service.telemetry.metrics import Metrics
-
-_PAGES_LIMIT: Final = 100  # of one card's credits; absence is never concluded from a part
 
 
 class SplioClient:
@@ -140,22 +134,16 @@ class SplioClient:
 
     async def compare_order(self, request: RenderedRequest, *, traceparent: str) -> OrderComparison:
         """Read the order that `request` would create and compare total, lines and card."""
-        operation = Operation.READ_ORDER
-        reply = await self._read(
-            operation, order_path(external_id_of(request)), Lane.SALES, traceparent
+        found = await read_one(
+            self._exchange,
+            Operation.READ_ORDER,
+            order_path(external_id_of(request)),
+            partial(compare, request.body),
+            permit=await self._exchange.permit(Lane.SALES),
+            deadline_s=self._exchange.own_deadline_s(),
+            traceparent=traceparent,
         )
-        if reply.status in OK_STATUSES:
-            try:
-                read_object(operation, reply.status, reply.body)
-                return compare(request.body, reply.body)
-            except UnreadableReplyError as error:
-                raise unanswered(
-                    operation, "unreadable_reply", str(error), status=reply.status
-                ) from error
-        if shows_absent_order(reply.status, parse_errors(reply.body)):
-            return OrderComparison(OrderMatch.ABSENT)
-        refusal(operation, reply)
-        raise AssertionError("reading has no refusals that are answers")
+        return found if found is not None else OrderComparison(OrderMatch.ABSENT)
 
     async def complete_cart(self, request: RenderedRequest, *, traceparent: str) -> Answer:
         """
@@ -187,36 +175,27 @@ class SplioClient:
     ) -> int:
         """How often Splio's points ledger shows a credit whose context is `key`."""
         credit = booked_credit(request)
+        path = partial(credits_path, credit.points_kind, order="desc", card=credit.card)
         seen = 0
-        after: str | None = None
-        for _ in range(_PAGES_LIMIT):
-            path = credits_path(credit.points_kind, order="desc", card=credit.card, after=after)
-            page = await self._list_credits(path, after, traceparent)
-            seen += page.contexts.count(key)
-            if page.is_last:
-                return seen
-            if page.cursor == after:
-                break
-            after = page.cursor
-        raise RetryableError("no_answer", "the card's credits have no end")
+        async for elements in read_pages(
+            self._exchange, Operation.LIST_POINTS, path, traceparent=traceparent
+        ):
+            seen += [reason_of(element) for element in elements].count(key)
+        return seen
 
     async def list_credits(self, *, after: str | None) -> CreditPage:
         """A page of credits in the order Splio made them, beginning after the cursor."""
-        path = credits_path(self._points_kind, order="asc", after=after)
-        return await self._list_credits(path, after, "")
-
-    async def _list_credits(self, path: str, after: str | None, traceparent: str) -> CreditPage:
-        operation = Operation.LIST_POINTS
-        reply = await self._read(operation, path, Lane.OTHER, traceparent)
-        if reply.status not in OK_STATUSES:
-            refusal(operation, reply)
-        document = read_object(operation, reply.status, reply.body)
-        try:
-            return read_credits(document, after=after)
-        except UnreadableReplyError as error:
-            raise unanswered(
-                operation, "unreadable_reply", str(error), status=reply.status
-            ) from error
+        page = await read_one(
+            self._exchange,
+            Operation.LIST_POINTS,
+            credits_path(self._points_kind, order="asc", after=after),
+            partial(read_credits, after=after),
+            permit=await self._exchange.permit(Lane.OTHER),
+            deadline_s=self._exchange.own_deadline_s(),
+            traceparent="",
+        )
+        assert page is not None, "the points ledger is never absent"
+        return page
 
     async def _create(self, prerequisite: Prerequisite, traceparent: str) -> None:
         operation = creation_of(prerequisite.kind)
@@ -235,19 +214,6 @@ class SplioClient:
             self._created[prerequisite.kind].inc()
         else:
             refusal(operation, reply)
-
-    async def _read(self, operation: Operation, path: str, lane: Lane, traceparent: str) -> Reply:
-        permit = await self._exchange.permit(lane)
-        deadline_s = self._exchange.own_deadline_s()
-        return await self._exchange.send(
-            operation,
-            "GET",
-            path,
-            None,
-            permit=permit,
-            deadline_s=deadline_s,
-            traceparent=traceparent,
-        )
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -40,10 +40,8 @@ from service.splio.members import (
     read_member,
     read_program,
 )
-from service.splio.readback import ListPage, read_page, reason_of
-from service.splio.reading import read_one
-
-_PAGES_LIMIT: Final = 100  # of one card's grants; absence is never concluded from a part
+from service.splio.readback import read_page, reason_of
+from service.splio.reading import read_one, read_pages
 
 
 class LoyaltyClient:
@@ -139,7 +137,7 @@ class LoyaltyClient:
             deadline_s=deadline_s,
             traceparent=traceparent,
         )
-        reasons = (reason_of(element) for element in _elements(page))
+        reasons = map(reason_of, page.elements if page is not None else ())
         return [reason for reason in reasons if reason]
 
     async def create_member(
@@ -243,25 +241,9 @@ class LoyaltyClient:
     ) -> int:
         """How many dates all pages of a list show of our grants."""
         dates: frozenset[str] = frozenset()
-        after: str | None = None
-        for _ in range(_PAGES_LIMIT):
-            permit = await self._exchange.permit(Lane.OTHER)
-            page = await read_one(
-                self._exchange,
-                operation,
-                path(after=after),
-                read_page,
-                permit=permit,
-                deadline_s=self._exchange.own_deadline_s(),
-                traceparent=traceparent,
-            )
-            dates |= select(_elements(page))
-            if page is None or page.following is None:
-                return len(dates)
-            if page.following == after:
-                break
-            after = page.following
-        raise RetryableError("no_answer", "the card's grants have no end")
+        async for elements in read_pages(self._exchange, operation, path, traceparent=traceparent):
+            dates |= select(elements)
+        return len(dates)
 
     async def _read_contact(
         self, key: str, *, is_internal: bool, permit: Permit, deadline_s: float, traceparent: str
@@ -275,7 +257,3 @@ class LoyaltyClient:
             deadline_s=deadline_s,
             traceparent=traceparent,
         )
-
-
-def _elements(page: ListPage | None) -> Iterable[Mapping[str, Any]]:
-    return page.elements if page is not None else ()

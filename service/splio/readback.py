@@ -36,9 +36,10 @@ def order_path(external_id: str) -> str:
     return f"/data/v2/orders/{path_part(external_id)}"
 
 
-def compare(ours: bytes, theirs: bytes) -> OrderComparison:
+def compare(ours: bytes, held: Mapping[str, Any]) -> OrderComparison:
     """
-    Compare the order that we would post with the one that Splio shows under its external id.
+    Compare the order that we would post with the one that Splio shows under its external id,
+    `held`, whose numbers are exact.
 
     Total, card and lines (product, quantity, unit price) are compared as exact decimals, equal
     lines summed up; a unit price that Splio leaves out is not held against it, nor is a card
@@ -49,7 +50,6 @@ def compare(ours: bytes, theirs: bytes) -> OrderComparison:
     Raises: UnreadableReplyError when it is not our order at all.
     """
     sent = parse_exact(ours)
-    held = parse_exact(theirs)
     if str(held.get("external_id")) != sent["external_id"]:
         raise UnreadableReplyError("another external_id")
     card = sent.get("card_code")

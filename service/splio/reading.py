@@ -1,13 +1,17 @@
-"""Reads one thing over the exchange: what the reply shows, or that there is none."""
+"""Reads over the exchange: what the replies show, or that there is none."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
+from service.domain.effects import Lane
+from service.domain.errors import RetryableError
 from service.domain.ports import Operation, Permit
 from service.splio.answers import OK_STATUSES, read_object, shows_absent, unanswered
 from service.splio.errors import parse_errors
 from service.splio.exchange import Exchange, refusal
-from service.splio.readback import UnreadableReplyError, parse_exact
+from service.splio.readback import UnreadableReplyError, parse_exact, read_page
+
+_PAGES_LIMIT: Final = 100  # of one list; absence is never concluded from a part
 
 _Shown = TypeVar("_Shown")
 
@@ -51,9 +55,43 @@ async def read_one(
             raise unanswered(
                 operation, "unreadable_reply", str(error), status=reply.status
             ) from error
-    # The points ledger is the universe's: there is no card that it could miss.
-    is_of_one = operation is not Operation.LIST_POINTS
-    if is_of_one and shows_absent(reply.status, parse_errors(reply.body)):
+    if shows_absent(operation, reply.status, parse_errors(reply.body)):
         return None
     refusal(operation, reply)
     raise AssertionError("reading has no refusals that are answers")
+
+
+async def read_pages(
+    exchange: Exchange,
+    operation: Operation,
+    path: Callable[..., str | None],
+    *,
+    traceparent: str,
+) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+    """
+    The elements of all pages of a list, page by page; none of a list that does not exist.
+
+    Args:
+        path: of the page after the cursor `after`.
+    Raises: as `read_one`; RetryableError `no_answer` for a list without an end.
+    """
+    after: str | None = None
+    for _ in range(_PAGES_LIMIT):
+        page = await read_one(
+            exchange,
+            operation,
+            path(after=after),
+            read_page,
+            permit=await exchange.permit(Lane.OTHER),
+            deadline_s=exchange.own_deadline_s(),
+            traceparent=traceparent,
+        )
+        if page is None:
+            return
+        yield page.elements
+        if page.following is None:
+            return
+        if page.following == after:
+            break
+        after = page.following
+    raise RetryableError("no_answer", "the list has no end")

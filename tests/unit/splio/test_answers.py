@@ -32,7 +32,6 @@ from service.splio.answers import (
     classify,
     read_object,
     shows_absent,
-    shows_absent_order,
     shows_unknown_reward,
 )
 from service.splio.errors import SplioError, parse_errors
@@ -648,7 +647,7 @@ def test_grant_with_any_other_success_is_in_doubt(status: int, body: bytes) -> N
 def test_absence_of_a_card_is_believed_only_when_splio_says_so(
     status: int, body: bytes, is_absent: bool
 ) -> None:
-    assert shows_absent(status, parse_errors(body)) is is_absent
+    assert shows_absent(Operation.READ_MEMBER, status, parse_errors(body)) is is_absent
 
 
 @pytest.mark.parametrize(
@@ -682,7 +681,7 @@ def test_unknown_reward_is_believed_only_by_its_name(
 def test_absence_is_believed_only_when_splio_says_so(
     status: int, body: bytes, is_absent: bool
 ) -> None:
-    assert shows_absent_order(status, parse_errors(body)) is is_absent
+    assert shows_absent(READ, status, parse_errors(body)) is is_absent
 
 
 def test_errors_carry_no_values() -> None:
