@@ -12,6 +12,8 @@ from service.telemetry.metrics import Metrics
 # it never reports back (the process died); the ordinary way makes it due at once.
 MISSING_RETRY_MS: Final = 30_000
 
+UNDOCUMENTED: Final = "unknown_refusal"  # of a LanePausedError that may concern one effect only
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:

@@ -1,6 +1,6 @@
 """Taking captured points at Splio: the handler of `debit` effects."""
 
-from consumers.handlers import Ended
+from consumers.handlers import UNDOCUMENTED, Ended
 from consumers.looked_for import RESEND_WITHIN_MS, conclude
 from service.domain.clock import Clock
 from service.domain.effects import Outcome
@@ -8,8 +8,6 @@ from service.domain.errors import InDoubtError, LanePausedError, PermanentError
 from service.domain.ledger import Claim, Doubt, LookUp, Settlement
 from service.domain.loyalty import LoyaltySplio
 from service.domain.ports import Permit
-
-_UNDOCUMENTED = "unknown_refusal"
 
 
 class TakePoints:
@@ -42,7 +40,7 @@ class TakePoints:
         except PermanentError as error:
             return _refused(claim, error)
         except LanePausedError as error:
-            if error.reason != _UNDOCUMENTED:
+            if error.reason != UNDOCUMENTED:
                 raise
             return _refused(claim, error)
         if not granted.codes and not claim.was_in_doubt:

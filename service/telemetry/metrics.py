@@ -202,6 +202,7 @@ class Metrics:
                 "deadline_passed",
                 "lane_paused",
                 "awaits_subscription",
+                "unknown_refusal",
             ),
         )
         self.late_outcomes = self._counter(

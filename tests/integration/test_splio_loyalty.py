@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -10,7 +11,15 @@ from zoneinfo import ZoneInfo
 import orjson
 import pytest
 
-from service.domain.effects import EffectKey, Lane, PrerequisiteKind, RenderedRequest
+from consumers.register_member import RegisterMember
+from service.domain.effects import (
+    EffectKey,
+    Kind,
+    Lane,
+    Outcome,
+    PrerequisiteKind,
+    RenderedRequest,
+)
 from service.domain.errors import (
     InDoubtError,
     LanePausedError,
@@ -38,6 +47,7 @@ from tests.fakes.splio_server import (
     reset,
 )
 from tests.integration.splio_bench import TRACE, SplioBench, failure
+from tests.unit.builders import make_claim, make_ready
 
 CARD = "2171707962088"
 KEY = EffectKey("main:debit:club:C-1:PT100")
@@ -174,6 +184,24 @@ async def test_everything_is_asked_over_one_exchange(bench: Bench) -> None:
     assert len({r.headers["Authorization"] for r in asked}) == 1
     assert asked[0].headers["traceparent"] == TRACE
     assert [r.method for r in asked] == ["GET", "POST", "GET"]
+
+
+async def test_registration_with_the_probe_of_an_open_breaker_ends_the_outage(
+    bench: Bench,
+) -> None:
+    """It needs a permit of another lane, and nobody gets one before the probe was answered."""
+    client = await bench.open(breaker_failures=1, breaker_first_pause_s=0.05)
+    bench.server.then(reply(503), reply(200, PROGRAM), reply(200, CONTACT))
+    await failure(bench.balance())
+    assert bench.value("relay_breaker_open") == 1
+
+    member = replace(make_ready(kind=Kind.MEMBER), request=MEMBERSHIP)
+    handler = RegisterMember(client, bench.loyalty, bench.clock)
+    permit = await bench.loyalty.checkout_permit()
+    ended = await handler.attempt(make_claim(member), permit=permit, deadline_s=bench.in_s())
+
+    assert ended.settlement.outcome is Outcome.DUPLICATE
+    assert bench.value("relay_breaker_open") == 0
 
 
 async def test_card_is_asked_for_its_balance_and_its_member(bench: Bench) -> None:
