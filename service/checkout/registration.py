@@ -155,19 +155,19 @@ class Registrations:
         Returns: the card, None when it is not known yet. Raises: the errors of Splio.
         """
         permit = await self._splio.checkout_permit()
+        deadline_s = self._clock.monotonic_s() + self._config.timeout_s
         try:
             lease_s = self._config.timeout_s + self._config.lease_margin_s
             claim = await self._ledger.claim(effect, lease_s=lease_s)
-            return None if claim is None else await self._carried_out(claim, permit)
+            return None if claim is None else await self._carried_out(claim, permit, deadline_s)
         finally:
             permit.hand_back()
 
-    async def _carried_out(self, claim: Claim, permit: Permit) -> Card | None:
+    async def _carried_out(self, claim: Claim, permit: Permit, deadline_s: float) -> Card | None:
         """Carry the claimed attempt out and record how it ended."""
         card: str | None = None
         failure: RelayError | None = None
         try:
-            deadline_s = self._clock.monotonic_s() + self._config.timeout_s
             ended, card = await self._handler.register(claim, permit=permit, deadline_s=deadline_s)
             settlement = ended.settlement
         except RelayError as error:

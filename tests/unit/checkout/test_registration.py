@@ -224,6 +224,20 @@ async def test_permit_is_taken_before_the_claim(counter: Counter) -> None:
     assert lease_left_ms >= TIMEOUT_S * 1000
 
 
+async def test_slow_commit_of_the_claim_is_within_the_deadline(counter: Counter) -> None:
+    """Else the request could be under way for longer than its lease allows for."""
+    counter.ledger.claims_go.clear()
+    first = counter.come()
+    await until(lambda: counter.splio.taken)
+    await settle_down()
+    counter.clock.advance(TIMEOUT_S)
+    counter.ledger.claims_go.set()
+    with pytest.raises(RetryableError, match="deadline_passed"):
+        await first
+    assert counter.made() == 0
+    assert counter.state() is State.DUE
+
+
 async def test_effect_that_another_took_meanwhile_is_left_to_it(counter: Counter) -> None:
     counter.splio.permits_left = 0
     first = counter.come()
