@@ -26,11 +26,10 @@ from service.domain.ledger import (
     ReadyEffect,
     Settlement,
 )
-from service.domain.loyalty import Contact, LoyaltySplio
+from service.domain.loyalty import LoyaltySplio
 from service.domain.planning import ContactKey, contact_key_of
 from service.domain.ports import Permit
 
-_CARDS_COMPARED: Final = 5  # of one customer in one programme; more is no customer
 _LEDGER_RETRY_S: Final = 0.5
 _HASH_DIGITS: Final = 32
 
@@ -115,7 +114,9 @@ class Registrations:
         contact = await self._splio.read_contact(
             contact_id, deadline_s=arrival.deadline_s, traceparent=arrival.traceparent
         )
-        card = await self._oldest(contact, splio_id, arrival)
+        card = await self._handler.card_of(
+            contact, splio_id, deadline_s=arrival.deadline_s, traceparent=arrival.traceparent
+        )
         if card is not None:
             return Card(card, is_new=False)
         plan = self._planner.membership(
@@ -198,21 +199,6 @@ class Registrations:
                 await self._clock.sleep(_LEDGER_RETRY_S)
             else:
                 return
-
-    async def _oldest(self, contact: Contact | None, program: str, arrival: Arrival) -> str | None:
-        """The card of the programme that was joined first; the first in Splio's order else."""
-        cards = [card for card, of in contact.cards if of == program] if contact else []
-        if len(cards) <= 1:
-            return next(iter(cards), None)
-        joined = []
-        for place, card in enumerate(cards[:_CARDS_COMPARED]):
-            permit = await self._splio.checkout_permit()
-            member = await self._splio.read_member(
-                card, permit=permit, deadline_s=arrival.deadline_s, traceparent=arrival.traceparent
-            )
-            since = member.joined_at if member else None
-            joined.append((since is None, since.timestamp() if since else 0.0, place, card))
-        return min(joined)[-1]
 
     async def _hash(self, contact_id: str) -> str:
         if self._hmac_key is None:
