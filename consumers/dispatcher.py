@@ -12,6 +12,7 @@ from consumers.brake import BrakeRule
 from consumers.handlers import Ended, Handler, count_points
 from consumers.lane import LaneGate, LaneQueue
 from consumers.outcomes import settlement_of
+from consumers.recording import record_outcome
 from consumers.stopping import once_available, set_within
 from service.domain.clock import Clock
 from service.domain.effects import Kind, Lane, Outcome, Prerequisite
@@ -280,7 +281,7 @@ class Dispatcher:
         ended = await self._ask(claim, gate, permit, started_s, is_probe=is_probe)
         self._step(Step.ATTEMPT_ENDED)
         # Nothing cancels a busy worker within the grace period, so this needs no shield.
-        result = await self._record(claim, ended.settlement)
+        result = await record_outcome(self._ledger, claim, ended.settlement, clock=self._clock)
         self._step(Step.OUTCOME_RECORDED)
         self._look_for_followers(claim.effect, ended.settlement.outcome)
         await self._account(claim, ended.settlement, result, gate, started_s)
@@ -325,18 +326,6 @@ class Dispatcher:
         if gate.answered():
             logger.info("lane.resumed", extra={"lane": effect.lane.value})
         return ended
-
-    async def _record(self, claim: Claim, settlement: Settlement) -> SettleResult:
-        """A known outcome is written until it is written; only the end of the process ends that."""
-        while True:
-            try:
-                return await self._ledger.settle(claim, settlement)
-            except LedgerUnavailableError as error:
-                logger.error(
-                    "outcome.not_recorded",
-                    extra={"effect": claim.effect.key, "reason": error.reason},
-                )
-                await self._clock.sleep(_LEDGER_RETRY_S)
 
     async def _account(
         self,

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import orjson
 
 from consumers.outcomes import settlement_of
+from consumers.recording import record_outcome
 from consumers.register_member import RegisterMember
 from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
@@ -17,20 +18,13 @@ from service.domain.call_planning import CallPlanner
 from service.domain.checkout import Call, CallOperation, CheckoutLedger
 from service.domain.clock import Clock
 from service.domain.effects import Outcome
-from service.domain.errors import LedgerUnavailableError, PermanentError, RelayError, RetryableError
+from service.domain.errors import PermanentError, RelayError, RetryableError
 from service.domain.events import Customer
-from service.domain.ledger import (
-    Claim,
-    DispatchLedger,
-    Disposition,
-    ReadyEffect,
-    Settlement,
-)
+from service.domain.ledger import Claim, DispatchLedger, Disposition, ReadyEffect
 from service.domain.loyalty import LoyaltySplio
 from service.domain.planning import ContactKey, contact_key_of
 from service.domain.ports import Permit
 
-_LEDGER_RETRY_S: Final = 0.5
 _HASH_DIGITS: Final = 32
 
 logger = logging.getLogger("relay.checkout")
@@ -176,7 +170,7 @@ class Registrations:
             settlement = settlement_of(
                 error, claim, now_ms=self._clock.now_ms(), random_=self._random
             )
-        await self._record(claim, settlement)
+        await record_outcome(self._ledger, claim, settlement, clock=self._clock)
         logger.info(
             "customer.registered" if card else "customer.not_registered",
             extra={
@@ -188,17 +182,6 @@ class Registrations:
         if failure is not None:
             raise failure
         return Card(card, is_new=settlement.outcome is Outcome.APPLIED) if card else None
-
-    async def _record(self, claim: Claim, settlement: Settlement) -> None:
-        """A known outcome is written until it is written."""
-        while True:
-            try:
-                await self._ledger.settle(claim, settlement)
-            except LedgerUnavailableError as error:
-                logger.error("outcome.not_recorded", extra={"reason": error.reason})
-                await self._clock.sleep(_LEDGER_RETRY_S)
-            else:
-                return
 
     async def _hash(self, contact_id: str) -> str:
         if self._hmac_key is None:
