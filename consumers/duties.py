@@ -24,11 +24,25 @@ class Duty(Protocol):
 
 
 class LeasedDuty:
-    """The duty of one of many processes, by a lease in the ledger (`Duty`)."""
+    """
+    The duty of one of many processes, by a lease in the ledger (`Duty`).
 
-    def __init__(self, ledger: DutyLedger, chore: Chore, *, clock: Clock, metrics: Metrics) -> None:
+    Args:
+        lease_s: longer than a round, or another process takes over within it.
+    """
+
+    def __init__(
+        self,
+        ledger: DutyLedger,
+        chore: Chore,
+        *,
+        clock: Clock,
+        metrics: Metrics,
+        lease_s: float = LEASE_S,
+    ) -> None:
         self._ledger = ledger
         self._chore = chore
+        self._lease_s = lease_s
         self._clock = clock
         self._gauge = metrics.duty_held.labels(chore.value)
         self._is_held = False
@@ -39,7 +53,7 @@ class LeasedDuty:
         if now_s >= self._ask_at_s:
             self._is_held = False
             self._gauge.set(0)
-            self._is_held = await self._ledger.hold_duty(self._chore, lease_s=LEASE_S)
+            self._is_held = await self._ledger.hold_duty(self._chore, lease_s=self._lease_s)
             self._ask_at_s = now_s + _RENEW_S
             self._gauge.set(self._is_held)
         return self._is_held

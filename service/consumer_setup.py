@@ -10,9 +10,9 @@ from consumers.book_points import BookPoints
 from consumers.brake import BrakeWatch
 from consumers.chores import Chores
 from consumers.dispatcher import Dispatcher
-from consumers.duties import Duty, LeasedDuty
+from consumers.duties import LEASE_S, Duty, LeasedDuty
 from consumers.handlers import Handler
-from consumers.holds import HoldsWorker
+from consumers.holds import HOLDS_LEASE_S, HoldsWorker
 from consumers.intake import BRAKE_NAME, Intake
 from consumers.look_up import LookUps
 from consumers.outbox import OutboxPublisher
@@ -146,7 +146,7 @@ def wire_consumers(basis: Basis, log: Log, ledger: SqlLedger, splio: SplioClient
                 ledger,
                 splio.loyalty,
                 BalanceReader(ledger, splio.loyalty, clock, step=step),
-                duty=_duty(basis, ledger, Chore.HOLDS),
+                duty=_duty(basis, ledger, Chore.HOLDS, lease_s=HOLDS_LEASE_S),
                 clock=clock,
                 every_s=basis.pace.holds_every_s,
                 idle_s=basis.pace.holds_idle_s,
@@ -206,8 +206,8 @@ def wire_chores(
     return chores
 
 
-def _duty(basis: Basis, ledger: Ledger, chore: Chore) -> Duty:
-    return LeasedDuty(ledger, chore, clock=basis.clock, metrics=basis.metrics)
+def _duty(basis: Basis, ledger: Ledger, chore: Chore, *, lease_s: float = LEASE_S) -> Duty:
+    return LeasedDuty(ledger, chore, clock=basis.clock, metrics=basis.metrics, lease_s=lease_s)
 
 
 def _nothing() -> None:

@@ -28,6 +28,8 @@ class FakeCheckoutLedger(FakeLedger):
     Implements `CheckoutLedger` where use cases can see it; every method gives way once.
 
     `known` is what is known by card; `hold` and `forget` are what captures and operators do.
+    `waiting` are refunds without their capture, by key, and since when. `reads_go` is cleared to
+    keep reads of balances under way.
     """
 
     def __init__(self, clock: FakeClock, *, visible_after_s: float = 60.0) -> None:
@@ -37,6 +39,9 @@ class FakeCheckoutLedger(FakeLedger):
         self.captures: list[PlannedCapture] = []
         self.refunds: list[PlannedRefund] = []
         self.readings: Counter[str] = Counter()
+        self.waiting: dict[EffectKey, int] = {}
+        self.reads_go = asyncio.Event()
+        self.reads_go.set()
 
     def put(self, card: str, points: int | None, *, age_s: float = 0.0, held: int = 0) -> None:
         """A balance that Splio told so long ago."""
@@ -57,6 +62,7 @@ class FakeCheckoutLedger(FakeLedger):
 
     async def known_balance(self, card: str) -> KnownBalance:
         await asyncio.sleep(0)
+        await self.reads_go.wait()
         self._enter("known_balance")
         return self._of(card)
 
@@ -105,10 +111,18 @@ class FakeCheckoutLedger(FakeLedger):
         return self._ready(call, effect)
 
     async def unsettled_cards(self, *, limit: int, after: str | None) -> Sequence[str]:
-        return sorted(card for card, known in self.known.items() if known.unseen)[:limit]
+        await asyncio.sleep(0)
+        self._enter("unsettled_cards")
+        cards = sorted(card for card, known in self.known.items() if known.held)
+        return [card for card in cards if after is None or card > after][:limit]
 
     async def expire_waiting_refunds(self, *, older_than_ms: int) -> int:
-        return 0
+        await asyncio.sleep(0)
+        self._enter("expire_waiting_refunds")
+        old = [key for key, since_ms in self.waiting.items() if since_ms < older_than_ms]
+        for key in old:
+            del self.waiting[key]
+        return len(old)
 
     async def hmac_key(self) -> bytes:
         self._enter("hmac_key")

@@ -49,6 +49,14 @@ async def test_a_lease_is_renewed_long_before_it_ends(
     assert value(metrics, "relay_duty_held", duty="purge") == 1
 
 
+async def test_a_chore_with_long_rounds_has_a_longer_lease(
+    leases: Leases, clock: FakeClock, metrics: Metrics
+) -> None:
+    duty = LeasedDuty(leases, Chore.HOLDS, clock=clock, metrics=metrics, lease_s=20.0)
+    assert await duty.held()
+    assert leases.asked == [(Chore.HOLDS, 20.0)]
+
+
 async def test_what_another_process_has_is_asked_for_again(
     duty: LeasedDuty, leases: Leases, clock: FakeClock, metrics: Metrics
 ) -> None:
