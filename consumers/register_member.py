@@ -59,6 +59,25 @@ class RegisterMember:
             again = InDoubtError if claim.was_in_doubt else RetryableError
             raise again(error.reason, error.detail, status=error.status) from error
 
+    async def look_up(self, doubt: Doubt) -> LookUp:
+        effect = doubt.effect
+        asked_at_ms = self._clock.now_ms()  # the answer is no younger than the question
+        program, contact_id = _asked(effect)
+        contact = await self._loyalty.read_contact(
+            contact_id,
+            deadline_s=self._clock.monotonic_s() + _LOOK_UP_S,
+            traceparent=effect.traceparent,
+        )
+        if _cards(contact, program):
+            return LookUp(LookUpVerdict.FOUND)
+        if asked_at_ms < doubt.absence_counts_from_ms:
+            return LookUp(
+                LookUpVerdict.UNKNOWN,
+                reason="not_visible_yet",
+                again_at_ms=doubt.absence_counts_from_ms,
+            )
+        return LookUp(LookUpVerdict.ABSENT)
+
     async def card_of(
         self, contact: Contact | None, program: str, *, deadline_s: float, traceparent: str
     ) -> str | None:
@@ -143,25 +162,6 @@ class RegisterMember:
                 yield
         except TimeoutError as error:
             raise RetryableError("deadline_passed", "waited for a permit") from error
-
-    async def look_up(self, doubt: Doubt) -> LookUp:
-        effect = doubt.effect
-        asked_at_ms = self._clock.now_ms()  # the answer is no younger than the question
-        program, contact_id = _asked(effect)
-        contact = await self._loyalty.read_contact(
-            contact_id,
-            deadline_s=self._clock.monotonic_s() + _LOOK_UP_S,
-            traceparent=effect.traceparent,
-        )
-        if _cards(contact, program):
-            return LookUp(LookUpVerdict.FOUND)
-        if asked_at_ms < doubt.absence_counts_from_ms:
-            return LookUp(
-                LookUpVerdict.UNKNOWN,
-                reason="not_visible_yet",
-                again_at_ms=doubt.absence_counts_from_ms,
-            )
-        return LookUp(LookUpVerdict.ABSENT)
 
     def _later(self, claim: Claim) -> Settlement:
         wait_s = min(backoff_s(claim.attempt, 1.0), _LONGEST_WAIT_S)
