@@ -6,7 +6,7 @@ first real request can be compared with what we assume, on a service that keeps 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Annotated, Any, Final, Protocol, Self
@@ -171,16 +171,6 @@ class ShapeLog:
         entry.fields, entry.is_cut = take_shape(body, query)
         entry.call = None if request is None else _call_facts(request)
 
-    def restore(self, shapes: Iterable[SeenShape]) -> None:
-        """Take over what was stored; a shape that is newer here stays, and counts add up."""
-        for shape in shapes:
-            entry = self._entries.get(shape.source) or self._enter(shape.source)
-            entry.count += shape.count
-            if shape.taken_at_ms > entry.taken_at_ms:
-                entry.fields, entry.is_cut, entry.call = shape.fields, shape.is_cut, shape.call
-                entry.taken_at_ms = shape.taken_at_ms
-            entry.last_at_ms = max(entry.last_at_ms, shape.last_at_ms)
-
     def shapes(self) -> list[SeenShape]:
         """The shapes by source."""
         return [
@@ -199,19 +189,6 @@ class ShapeLog:
     async def seen(self) -> Sequence[SeenShape]:
         """As `shapes`; makes this a `ShapesSeen`."""
         return self.shapes()
-
-    def to_json(self) -> list[dict[str, Any]]:
-        """The shapes as JSON has them."""
-        return [shape.to_json() for shape in self.shapes()]
-
-    @classmethod
-    def from_json(cls, document: Any, *, clock: Clock, every_s: float = EVERY_S) -> Self:
-        """A log that goes on from what `to_json` wrote. Raises: ValueError."""
-        if not isinstance(document, list):
-            raise ValueError("is not a list of shapes")
-        log = cls(clock, every_s=every_s)
-        log.restore(SeenShape.from_json(shape) for shape in document)
-        return log
 
     def _enter(self, source: str) -> _Entry:
         """The entry of a source that is not known under this very name."""
