@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from service.web.shapes import SeenShape
-
 
 class Basis(StrEnum):
     """What an assumption rests on."""
@@ -265,20 +263,31 @@ def assumed_of(source: str) -> AssumedShape | None:
     return ASSUMED.get(":".join(source.split(":")[:2]))
 
 
-def differences(shape: SeenShape, assumed: AssumedShape) -> list[Difference]:
+def free_paths(source: str) -> frozenset[str]:
+    """The paths of a source's requests where anything may stand, and below."""
+    assumed = assumed_of(source) or {}
+    return frozenset(path for path, field in assumed.items() if not field.types)
+
+
+def differences(
+    fields: Mapping[str, str], assumed: AssumedShape, *, is_cut: bool
+) -> list[Difference]:
     """
-    Where `shape` differs, by path; of what is unexpected or missing as a whole only the whole.
+    Where what was seen differs, by path; of what is unexpected or missing as a whole only that.
 
     What is missing of a shape that was cut is not told, as it may be behind the cut.
+
+    Args:
+        fields, is_cut: as of `SeenShape`.
     """
-    found = [*_of_types(shape, assumed), *_unexpected(shape, assumed)]
-    if not shape.is_cut:
-        found += _missing(shape, assumed)
+    found = [*_of_types(fields, assumed), *_unexpected(fields, assumed)]
+    if not is_cut:
+        found += _missing(fields, assumed)
     return sorted(found, key=lambda difference: difference.path)
 
 
-def _of_types(shape: SeenShape, assumed: AssumedShape) -> Iterator[Difference]:
-    for path, seen in shape.fields.items():
+def _of_types(fields: Mapping[str, str], assumed: AssumedShape) -> Iterator[Difference]:
+    for path, seen in fields.items():
         field = assumed.get(path)
         if field is None or not field.types:
             continue
@@ -287,8 +296,8 @@ def _of_types(shape: SeenShape, assumed: AssumedShape) -> Iterator[Difference]:
             yield Difference(path, Deviation.OTHER_TYPE, seen, _written(field), field.basis)
 
 
-def _unexpected(shape: SeenShape, assumed: AssumedShape) -> Iterator[Difference]:
-    for path, seen in shape.fields.items():
+def _unexpected(fields: Mapping[str, str], assumed: AssumedShape) -> Iterator[Difference]:
+    for path, seen in fields.items():
         above = _parent(path)
         if path in assumed or (above is not None and not _is_closed(above, assumed)):
             continue
@@ -301,12 +310,12 @@ def _is_closed(path: str, assumed: AssumedShape) -> bool:
     return field is not None and bool(field.types.intersection(_FORMS))
 
 
-def _missing(shape: SeenShape, assumed: AssumedShape) -> Iterator[Difference]:
+def _missing(fields: Mapping[str, str], assumed: AssumedShape) -> Iterator[Difference]:
     for path, field in assumed.items():
-        if field.is_optional or path in shape.fields:
+        if field.is_optional or path in fields:
             continue
         above = _parent(path)
-        if above is None or "object" in shape.fields.get(above, "").split("|"):
+        if above is None or "object" in fields.get(above, "").split("|"):
             yield Difference(path, Deviation.MISSING, None, _written(field), field.basis)
 
 

@@ -282,7 +282,9 @@ def _text(name: str, bound: Mapping[str, str]) -> str:
 def _shape(shape: SeenShape) -> dict[str, Any]:
     """The shape with its differences from what we assume; null where we assume nothing."""
     assumed = assumed_of(shape.source)
-    found = None if assumed is None else list(map(asdict, differences(shape, assumed)))
+    found = None
+    if assumed is not None:
+        found = list(map(asdict, differences(shape.fields, assumed, is_cut=shape.is_cut)))
     return {**shape.to_json(), "differences": found}
 
 

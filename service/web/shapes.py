@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from service.domain.clock import Clock
+from service.web.assumed_shapes import free_paths
 from service.web.structure import MAX_FIELDS, take_shape
 
 EVERY_S: Final = 10.0
@@ -69,8 +70,9 @@ class SeenShape:
     Args:
         source: `webhook:order-confirmed`, `loyalty:capture`.
         fields: types (`string`, `integer|null`) by path; `items[].id` is in every element of an
-            array, `?type` in the query, and `*` stands for keys that may be data. The path of
-            the whole is empty, and told only when that is no object.
+            array, `?type` in the query, and `*` stands for keys that may be data, nothing of which
+            is looked into where anything may stand. The path of the whole is empty, and told
+            only when that is no object.
         is_cut: whether there was more than is looked at.
         count: deliveries, also those whose shape was not taken; the last of them `last_at_ms`.
         taken_at_ms: when the shape was taken.
@@ -168,7 +170,7 @@ class ShapeLog:
         entry.due_at_ms = now_ms + self._every_ms
         entry.taken_at_ms = now_ms
         query = "" if request is None else request.rel_url.raw_query_string
-        entry.fields, entry.is_cut = take_shape(body, query)
+        entry.fields, entry.is_cut = take_shape(body, query, free=free_paths(source))
         entry.call = None if request is None else _call_facts(request)
 
     def shapes(self) -> list[SeenShape]:

@@ -1,10 +1,11 @@
 """The structure of a JSON document: which types are at which paths, and no value."""
 
 import re
+from collections.abc import Container, Iterable
 from itertools import islice
 from types import NoneType
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 import orjson
 
@@ -16,6 +17,8 @@ _MAX_QUERY_FIELDS: Final = 50
 _UNREADABLE: Final = "unreadable"
 _DATA: Final = "*"  # in place of a key that may be data
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+# Members that a retailer fills: what stands in them may have data for its keys (contract A.7).
+_FREE_MEMBERS: Final = frozenset(("custom", "customData", "legacyCustomData"))
 _TYPES: Final[dict[type, str]] = {
     NoneType: "null",
     bool: "boolean",
@@ -27,21 +30,26 @@ _TYPES: Final[dict[type, str]] = {
 }
 
 
-def take_shape(body: bytes, raw_query: str = "") -> tuple[dict[str, str], bool]:
+def take_shape(
+    body: bytes, raw_query: str = "", *, free: Container[str] = ()
+) -> tuple[dict[str, str], bool]:
     """
     The types of a JSON body and a query by path, and whether there was more than is looked at.
 
     Paths are as `SeenShape` has them; what is no JSON has the type `unreadable`.
+
+    Args:
+        free: paths where anything may stand: of what is in them only the types are told.
     """
-    walk = _Walk()
-    if raw_query:
-        try:
-            pairs = parse_qsl(raw_query, keep_blank_values=True, max_num_fields=_MAX_QUERY_FIELDS)
-        except ValueError:
-            walk.add("?", _UNREADABLE)
-        else:
-            for name, _ in pairs:
-                walk.add(f"?{_name(name)}", "string")
+    walk = _Walk(free)
+    pairs = [pair for pair in raw_query.split("&") if pair]
+    if len(pairs) > _MAX_QUERY_FIELDS:
+        walk.add("?", _UNREADABLE)
+    else:
+        for pair in pairs:
+            name, equals, _ = pair.partition("=")
+            # Alone it may be a value, such as a card.
+            walk.add(f"?{_name(unquote_plus(name)) if equals else _DATA}", "string")
     if body.strip():
         try:
             document = orjson.loads(body)
@@ -55,9 +63,10 @@ def take_shape(body: bytes, raw_query: str = "") -> tuple[dict[str, str], bool]:
 class _Walk:
     """One look at a document, which ends at the bounds."""
 
-    def __init__(self) -> None:
+    def __init__(self, free: Container[str] = ()) -> None:
         self.types: dict[str, set[str]] = {}
         self.is_cut = False
+        self._free = free
         self._left = _MAX_VALUES
 
     def add(self, path: str, kind: str) -> bool:
@@ -80,17 +89,29 @@ class _Walk:
             return
         if not isinstance(value, dict | list) or not value:
             return
+        is_free = path in self._free or path.rpartition(".")[2] in _FREE_MEMBERS
         if depth >= MAX_DEPTH:
             self.is_cut = True
-        elif isinstance(value, list):
+            return
+        for below, member in self._members(path, value, is_free=is_free):
+            if is_free:
+                self.add(below, _TYPES[type(member)])
+            else:
+                self.look(below, member, depth + 1)
+
+    def _members(
+        self, path: str, value: dict[str, Any] | list[Any], *, is_free: bool
+    ) -> Iterable[tuple[str, Any]]:
+        """What is in `value`, by path."""
+        if isinstance(value, list):
             self.is_cut |= len(value) > _MAX_ELEMENTS
             for element in islice(value, _MAX_ELEMENTS):
-                self.look(f"{path}[]", element, depth + 1)
+                yield f"{path}[]", element
         else:
             self.is_cut |= len(value) > MAX_FIELDS
             for key, member in islice(value.items(), MAX_FIELDS):
-                name = _name(key)
-                self.look(f"{path}.{name}" if path else name, member, depth + 1)
+                name = _DATA if is_free else _name(key)
+                yield f"{path}.{name}" if path else name, member
 
 
 def _name(key: str) -> str:

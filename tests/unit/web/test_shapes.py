@@ -90,12 +90,44 @@ def test_what_is_no_object_has_a_shape_too(body: bytes, query: str, fields: dict
     "key", ["", "7", "2171707962088", "a b", "a.b", "ilse@example.org", "é", "a" * 65, "-a", "a[]"]
 )
 def test_a_key_that_may_be_data_is_not_kept(key: str) -> None:
-    assert fields_of({"customData": {key: {"x": 1}, "known_Name-1": 2}}) == {
-        "customData": "object",
-        "customData.*": "object",
-        "customData.*.x": "integer",
-        "customData.known_Name-1": "integer",
+    assert fields_of({"odd": {key: {"x": 1}, "known_Name-1": 2}}) == {
+        "odd": "object",
+        "odd.*": "object",
+        "odd.*.x": "integer",
+        "odd.known_Name-1": "integer",
     }
+
+
+@pytest.mark.parametrize("member", ["custom", "customData", "legacyCustomData"])
+def test_of_what_a_retailer_fills_no_key_is_kept(member: str) -> None:
+    assert fields_of({"order": {member: {"MaxMuster": 1, "a": {"Max": [None]}}}}) == {
+        "order": "object",
+        f"order.{member}": "object",
+        f"order.{member}.*": "integer|object",
+    }
+
+
+def test_nothing_is_looked_into_where_anything_may_stand() -> None:
+    log = ShapeLog(FakeClock())
+    address = {"MaxMuster": {"street": "Ring"}, "id": 1}
+    payload = {"address": address, "vouchers": [{"MaxMuster": 1}], "cost": {"tax": {}}}
+    log.note(WEBHOOK, body=orjson.dumps({"payload": payload}))
+    assert log.shapes()[0].fields == {
+        "payload": "object",
+        "payload.address": "object",
+        "payload.address.*": "integer|object",
+        "payload.vouchers": "array",
+        "payload.vouchers[]": "object",
+        "payload.cost": "object",
+        "payload.cost.tax": "object",
+    }
+
+
+def test_a_query_name_without_a_value_may_be_one() -> None:
+    assert take_shape(b"", "abc123&type=p&&card%4Bey=1&%=") == (
+        {"?*": "string", "?type": "string", "?cardKey": "string"},
+        False,
+    )
 
 
 def test_depth_fields_elements_and_values_are_bounded() -> None:
@@ -161,7 +193,7 @@ def test_a_source_is_looked_at_once_in_ten_seconds_and_counted_each_time() -> No
 def test_bodies_between_are_not_even_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bytes] = []
 
-    def take(body: bytes, _: str) -> tuple[dict[str, str], bool]:
+    def take(body: bytes, *_: object, **__: object) -> tuple[dict[str, str], bool]:
         taken.append(body)
         return {}, False
 
