@@ -7,7 +7,11 @@ Source: contract sections A.5 and A.7 to A.10 (order-confirmed), B.3 (the checko
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeVar
+
+from service.web.structure import NOT_READ
+
+T = TypeVar("T")
 
 
 class Basis(StrEnum):
@@ -255,7 +259,7 @@ ASSUMED: Final[Mapping[str, AssumedShape]] = {
     "loyalty:capture": _SPENDING,
     "loyalty:refund": _SPENDING,
 }
-"""By source; of a source that has more parts, as `loyalty:capture:refused`, the first two count."""
+"""By source; of one that has more parts, as `loyalty:capture:malformed`, the first two count."""
 
 
 def assumed_of(source: str) -> AssumedShape | None:
@@ -275,15 +279,22 @@ def differences(
     """
     Where what was seen differs, by path; of what is unexpected or missing as a whole only that.
 
-    What is missing of a shape that was cut is not told, as it may be behind the cut.
+    What is missing of a shape that was cut is not told, as it may be behind the cut. Of a request
+    whose body was not read only the query is compared.
 
     Args:
         fields, is_cut: as of `SeenShape`.
     """
+    if fields.get("") == NOT_READ:
+        fields, assumed = _of_query(fields), _of_query(assumed)
     found = [*_of_types(fields, assumed), *_unexpected(fields, assumed)]
     if not is_cut:
         found += _missing(fields, assumed)
     return sorted(found, key=lambda difference: difference.path)
+
+
+def _of_query(by_path: Mapping[str, T]) -> dict[str, T]:
+    return {path: each for path, each in by_path.items() if path.startswith("?")}
 
 
 def _of_types(fields: Mapping[str, str], assumed: AssumedShape) -> Iterator[Difference]:

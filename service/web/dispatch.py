@@ -1,6 +1,6 @@
 """Dispatch: which handler answers which method and path."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
 from urllib.parse import unquote
 
@@ -9,6 +9,8 @@ from aiohttp import web
 from service.web.answers import problem
 
 Handler = Callable[[web.BaseRequest, Mapping[str, str]], Awaitable[web.StreamResponse]]
+
+ANY_METHOD: Final = "*"
 
 _NOTHING: Final[Mapping[str, str]] = {}
 
@@ -26,7 +28,7 @@ class Router:
         self._templates: list[tuple[tuple[str, ...], dict[str, Handler]]] = []
 
     def add(self, method: str, path: str, handler: Handler) -> None:
-        """Let `handler` answer `method` on `path`."""
+        """Let `handler` answer `method` on `path`; ANY_METHOD is of those without another one."""
         if "{" not in path:
             self._fixed.setdefault(path, {})[method] = handler
             return
@@ -46,16 +48,9 @@ class Router:
             bound = _NOTHING
         if methods is None:
             return problem(404, "not-found", "There is nothing at this path")
-        handler = methods.get(request.method)
+        handler = methods.get(request.method) or methods.get(ANY_METHOD)
         if handler is None:
-            allowed = ", ".join(sorted(methods))
-            return problem(
-                405,
-                "method-not-allowed",
-                "This path does not take this method",
-                f"It takes {allowed}.",
-                headers={"Allow": allowed},
-            )
+            return method_not_allowed(methods)
         return await handler(request, bound)
 
     def _find(
@@ -71,6 +66,18 @@ class Router:
             if bound is not None:
                 return methods, bound
         return None, _NOTHING
+
+
+def method_not_allowed(methods: Iterable[str]) -> web.Response:
+    """405 for a path that takes these methods."""
+    allowed = ", ".join(sorted(methods))
+    return problem(
+        405,
+        "method-not-allowed",
+        "This path does not take this method",
+        f"It takes {allowed}.",
+        headers={"Allow": allowed},
+    )
 
 
 def _bind(parts: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:

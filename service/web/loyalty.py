@@ -33,7 +33,7 @@ from service.telemetry.tracing import continue_trace, trace_id
 from service.web.answers import json_answer, problem, ready_answer
 from service.web.bodies import BodyError, check_media_type, read_body
 from service.web.call_fields import FieldError, Fields
-from service.web.dispatch import Handler, Router
+from service.web.dispatch import ANY_METHOD, Handler, Router, method_not_allowed
 from service.web.loyalty_fields import (
     read_card,
     read_collect,
@@ -55,6 +55,7 @@ _RECORDING: Final = frozenset(
         CallOperation.REFUND,
     }
 )
+_MALFORMED: Final = ("malformed", "refused")  # outcomes of a call that cannot be done as it is
 _RETRY_AFTER_S: Final = 2.0
 _ANSWERING_S: Final = 0.25  # of a call's time, left for its answer when Splio says nothing
 _CONFLICTS: Final = {
@@ -150,9 +151,8 @@ class LoyaltyDoor:
 
     def add_to(self, router: Router) -> None:
         """Answer `/loyalty/…` on `router`."""
-        for operation, methods in METHODS.items():
-            for method in methods:
-                router.add(method, f"/loyalty/{operation}", self._handler(operation))
+        for operation in METHODS:
+            router.add(ANY_METHOD, f"/loyalty/{operation}", self._handler(operation))
 
     def _handler(self, operation: CallOperation) -> Handler:
         async def answer(request: web.BaseRequest, _: Mapping[str, str]) -> web.StreamResponse:
@@ -182,10 +182,19 @@ class LoyaltyDoor:
             # Under a name of its own: strangers must not replace what SCAYLE sends.
             self._shapes.note(f"loyalty:{operation}:refused", request=request)
             return unauthorized(refusal)
+        if request.method not in METHODS[operation]:
+            self._shapes.note(f"loyalty:{operation}:malformed", request=request)
+            return Receipt("malformed", method_not_allowed(METHODS[operation]))
         trace = continue_trace(request.headers.get("traceparent"))
+        timeout_s = self._config.timeout_s
+        deadline_s = self._clock.monotonic_s() + max(timeout_s - _ANSWERING_S, timeout_s / 2)
+        body: bytes | None = None
         try:
-            async with asyncio.timeout(self._config.timeout_s):
-                receipt = await self._carry_out(operation, request, trace)
+            async with asyncio.timeout(timeout_s):
+                check_media_type(request)
+                body = await read_body(request, limit_bytes=self._config.body_bytes, timeout_s=None)
+                self._shapes.note(f"loyalty:{operation}", body=body, request=request)
+                receipt = await self._carry_out(operation, request, body, trace, deadline_s)
         except BodyError as error:
             receipt = without_body(error, limit_bytes=self._config.body_bytes)
         except FieldError as error:
@@ -195,17 +204,19 @@ class LoyaltyDoor:
             receipt.answer.force_close()  # the body may not have been read to its end
         except RelayError as error:
             receipt = _failed(error)
+        if body is None or receipt.outcome in _MALFORMED:
+            self._shapes.note(f"loyalty:{operation}:malformed", body=body, request=request)
         receipt.fields["trace_id"] = trace_id(trace)
         return receipt
 
     async def _carry_out(
-        self, operation: CallOperation, request: web.BaseRequest, trace: str
+        self,
+        operation: CallOperation,
+        request: web.BaseRequest,
+        body: bytes,
+        trace: str,
+        deadline_s: float,
     ) -> Receipt:
-        timeout_s = self._config.timeout_s
-        deadline_s = self._clock.monotonic_s() + max(timeout_s - _ANSWERING_S, timeout_s / 2)
-        check_media_type(request)
-        body = await read_body(request, limit_bytes=self._config.body_bytes, timeout_s=None)
-        self._shapes.note(f"loyalty:{operation}", body=body, request=request)
         desk = self._desk()
         if desk is None or not self._accepting():
             return unavailable("not_accepting", _RETRY_AFTER_S)

@@ -23,7 +23,8 @@ EVERY_S: Final = 10.0
 """Least time between two shapes of one source, as taking one costs more than a webhook."""
 
 MAX_SOURCES: Final = 128
-_MAX_HEADERS: Final = 5
+_MAX_CREDENTIALS: Final = 5
+_MAX_HEADERS: Final = 30
 _OTHER: Final = "other"
 
 _SOURCE: Final = re.compile(r"[A-Za-z][A-Za-z0-9:._-]{0,79}")
@@ -32,6 +33,7 @@ _MEDIA_TYPE: Final = re.compile(r"[a-z]{1,20}/[a-z0-9.+-]{1,60}")
 _SCHEMES: Final = {
     scheme.lower(): scheme for scheme in ("Bearer", "Basic", "Digest", "Token", "ApiKey")
 }
+_HEADER: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _MAY_BE_CREDENTIALS: Final = re.compile(r"(?=.*(?:auth|token|key|secret|signature))[a-z0-9-]{1,40}")
 
 
@@ -41,12 +43,13 @@ class CallFacts:
     What the headers of a call say of its form.
 
     `credentials` are the forms of those that were shown, such as `Authorization: Bearer`, or the
-    names of other headers that may hold some.
+    names of other headers that may hold some; `headers` are the names of all.
     """
 
     method: str
     credentials: tuple[str, ...]
     content_type: str | None
+    headers: tuple[str, ...]
 
 
 class _Written(TypedDict):
@@ -72,7 +75,7 @@ class SeenShape:
         fields: types (`string`, `integer|null`) by path; `items[].id` is in every element of an
             array, `?type` in the query, and `*` stands for keys that may be data, nothing of which
             is looked into where anything may stand. The path of the whole is empty, and told
-            only when that is no object.
+            only when that is no object, or was not read.
         is_cut: whether there was more than is looked at.
         count: deliveries, also those whose shape was not taken; the last of them `last_at_ms`.
         taken_at_ms: when the shape was taken.
@@ -97,7 +100,12 @@ class SeenShape:
             "taken_at": self.taken_at_ms,
             "is_cut": self.is_cut,
             "fields": dict(self.fields),
-            "call": call and {**call, "credentials": list(call["credentials"])},
+            "call": call
+            and {
+                **call,
+                "credentials": list(call["credentials"]),
+                "headers": list(call["headers"]),
+            },
         }
 
     @classmethod
@@ -150,15 +158,16 @@ class ShapeLog:
         self._entries: dict[str, _Entry] = {}
 
     def note(
-        self, source: str, *, body: bytes = b"", request: web.BaseRequest | None = None
+        self, source: str, *, body: bytes | None = None, request: web.BaseRequest | None = None
     ) -> None:
         """
         Count a delivery, and take its shape when that is due: every 10 s, else under 1 µs.
 
-        Note what is refused under a source of its own: strangers must not replace SCAYLE's shape.
+        Note what is refused under a source of its own: strangers must not replace SCAYLE's shape,
+        nor good calls that of a malformed one.
 
         Args:
-            body: as it came; what is no JSON has the shape `unreadable`.
+            body: as it came; what is no JSON has the shape `unreadable`. None: it was not read.
             request: of a call: its query and the form of its headers are noted too.
         """
         now_ms = self._clock.now_ms()
@@ -205,9 +214,10 @@ class ShapeLog:
 
 
 def _call_facts(request: web.BaseRequest) -> CallFacts:
-    shown = []
+    shown, names = [], []
     for header, value in request.headers.items():
         name = header.lower()
+        names.append(name if _HEADER.fullmatch(name) else _OTHER)
         if name == "authorization":
             shown.append(f"Authorization: {_scheme(value.strip())}")
         elif name == "x-access-token":
@@ -220,8 +230,9 @@ def _call_facts(request: web.BaseRequest) -> CallFacts:
         media_type = bare if _MEDIA_TYPE.fullmatch(bare) else _OTHER
     return CallFacts(
         method=request.method if request.method in _METHODS else _OTHER,
-        credentials=tuple(islice(dict.fromkeys(shown), _MAX_HEADERS)),
+        credentials=tuple(islice(dict.fromkeys(shown), _MAX_CREDENTIALS)),
         content_type=media_type,
+        headers=tuple(islice(dict.fromkeys(names), _MAX_HEADERS)),
     )
 
 

@@ -14,6 +14,7 @@ MAX_DEPTH: Final = 10
 _MAX_VALUES: Final = 4000  # looked at for one shape, some milliseconds
 _MAX_ELEMENTS: Final = 20  # looked at of one array
 _MAX_QUERY_FIELDS: Final = 50
+NOT_READ: Final = "not read"
 _UNREADABLE: Final = "unreadable"
 _DATA: Final = "*"  # in place of a key that may be data
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
@@ -31,7 +32,7 @@ _TYPES: Final[dict[type, str]] = {
 
 
 def take_shape(
-    body: bytes, raw_query: str = "", *, free: Container[str] = ()
+    body: bytes | None, raw_query: str = "", *, free: Container[str] = ()
 ) -> tuple[dict[str, str], bool]:
     """
     The types of a JSON body and a query by path, and whether there was more than is looked at.
@@ -39,6 +40,7 @@ def take_shape(
     Paths are as `SeenShape` has them; what is no JSON has the type `unreadable`.
 
     Args:
+        body: None, of the type `not read`, where it was not.
         free: paths where anything may stand: of what is in them only the types are told.
     """
     walk = _Walk(free)
@@ -50,7 +52,9 @@ def take_shape(
             name, equals, _ = pair.partition("=")
             # Alone it may be a value, such as a card.
             walk.add(f"?{_name(unquote_plus(name)) if equals else _DATA}", "string")
-    if body.strip():
+    if body is None:
+        walk.add("", NOT_READ)
+    elif body.strip():
         try:
             document = orjson.loads(body)
         except orjson.JSONDecodeError:

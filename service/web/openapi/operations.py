@@ -140,6 +140,7 @@ _SCHEMAS: Final[Document] = {
                             "method": _TEXT,
                             "credentials": _list_of(_TEXT),
                             "content_type": _TEXT_OR_NULL,
+                            "headers": _list_of(_TEXT),
                         }
                     ),
                 ],

@@ -95,6 +95,14 @@ def test_a_body_in_place_of_a_query_differs() -> None:
     ]
 
 
+def test_of_a_request_whose_body_was_not_read_the_query_is_compared() -> None:
+    fields, is_cut = take_shape(None, "type=p")
+    query = differences(fields, ASSUMED["loyalty:balance"], is_cut=is_cut)
+    assert [(each.path, each.difference) for each in query] == [("?cardKey", Deviation.MISSING)]
+    fields, is_cut = take_shape(None)
+    assert differences(fields, ASSUMED["loyalty:capture"], is_cut=is_cut) == []
+
+
 def test_of_what_is_missing_or_unexpected_as_a_whole_only_the_whole_is_told() -> None:
     order = {**ORDER, "payload": {**ORDER["payload"], "points": [{"a": {"b": 1}}]}}
     del order["payload"]["cost"]

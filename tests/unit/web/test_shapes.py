@@ -269,15 +269,31 @@ def test_the_form_of_credentials_is_told_and_nothing_of_them(
 )
 def test_method_and_content_type_are_told(content_type: str | None, told: str | None) -> None:
     headers = [] if content_type is None else [("Content-Type", content_type)]
-    assert facts(*headers, method="GET") == CallFacts("GET", (), told)
-    assert facts(*headers, method="hidden") == CallFacts("other", (), told)
+    names = () if content_type is None else ("content-type",)
+    assert facts(*headers, method="GET") == CallFacts("GET", (), told, names)
+    assert facts(*headers, method="hidden") == CallFacts("other", (), told, names)
+
+
+def test_the_names_of_headers_are_told() -> None:
+    found = facts(
+        ("Content-Encoding", "hidden"),
+        ("X-Shop", "hidden"),
+        ("x-shop", "hidden"),
+        ("217", "hidden"),
+        *((f"X-{number}", "hidden") for number in range(99)),
+    )
+    assert found is not None
+    assert found.headers[:4] == ("content-encoding", "x-shop", "other", "x-0")
+    assert len(found.headers) == 30
 
 
 def test_a_call_has_its_query_in_its_shape() -> None:
     log = ShapeLog(FakeClock())
     request = make_mocked_request("GET", "/balance?cardKey=217&type=p")
-    log.note("loyalty:balance", request=request)
-    assert log.shapes()[0].fields == {"?cardKey": "string", "?type": "string"}
+    log.note("loyalty:balance", body=b"", request=request)
+    log.note("loyalty:balance:refused", request=request)
+    query = {"?cardKey": "string", "?type": "string"}
+    assert [shape.fields for shape in log.shapes()] == [query, {**query, "": "not read"}]
 
 
 def test_shapes_are_json_both_ways() -> None:
