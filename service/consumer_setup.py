@@ -57,6 +57,7 @@ class Pace:
         seen_idle_s: the same after the last page.
         holds_every_s: between cards whose debits are looked for.
         holds_idle_s: the same after the last card.
+        shapes_every_s: from one storing of shapes to the next.
         chores_every_s: between two rounds of chores.
         tidy_rounds: rounds from one purge and trim to the next.
         log_retention_s: how long records that were read stay in the log, by topic.
@@ -66,6 +67,7 @@ class Pace:
     seen_idle_s: float = 60.0
     holds_every_s: float = 5.0
     holds_idle_s: float = 30.0
+    shapes_every_s: float = 30.0
     chores_every_s: float = 1.0
     tidy_rounds: int = 60
     log_retention_s: Mapping[Topic, float] = field(default_factory=lambda: DEFAULT_RETENTION_S)

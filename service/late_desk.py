@@ -13,6 +13,7 @@ from service.domain.ports import StepHook
 from service.settings import Settings
 from service.stores import make_clock, open_ledger, open_splio
 from service.telemetry.metrics import Metrics
+from service.web.shape_keeping import ShapeKeeper
 
 _AGAIN_S: Final = 5.0
 
@@ -24,18 +25,26 @@ class LateDesk:
     The worker that opens ledger and client for SCAYLE Checkout's calls, and keeps them open.
 
     Webhooks must not wait for the ledger, so the process starts without it: calls are answered
-    503 until it is there. What it finds in the way (a pending migration) is said each time.
+    503 until it is there, and `shapes` are kept in it from then on. What it finds in the way (a
+    pending migration) is said each time.
     """
 
     name = "checkout"
 
     def __init__(
-        self, settings: Settings, *, metrics: Metrics, step: StepHook, again_s: float = _AGAIN_S
+        self,
+        settings: Settings,
+        *,
+        metrics: Metrics,
+        shapes: ShapeKeeper,
+        step: StepHook,
+        again_s: float = _AGAIN_S,
     ) -> None:
         assert settings.splio_url is not None, "checked with the settings"
         self._settings = settings
         self._url = settings.splio_url
         self._metrics = metrics
+        self._shapes = shapes
         self._step = step
         self._again_s = again_s
         self._desk: CheckoutDesk | None = None
@@ -54,7 +63,7 @@ class LateDesk:
                 async with AsyncExitStack() as stack:
                     self._desk = await self._open(stack)
                     logger.info("checkout.opened")
-                    await stop.wait()
+                    await self._shapes.run(stop)
                     self._desk = None
             except RelayError as error:
                 logger.error(
@@ -68,6 +77,7 @@ class LateDesk:
         ledger = await stack.enter_async_context(
             open_ledger(settings, metrics=metrics, clock=clock, step=self._step)
         )
+        stack.enter_context(self._shapes.kept_in(ledger))
         splio = await stack.enter_async_context(
             open_splio(settings, url=self._url, metrics=metrics, clock=clock, step=self._step)
         )

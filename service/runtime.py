@@ -47,7 +47,7 @@ from service.web.loyalty import LoyaltyDoor
 from service.web.operations_door import operations_router
 from service.web.public_door import public_router
 from service.web.shape_keeping import ShapeKeeper
-from service.web.shapes import ShapeLog, ShapesSeen
+from service.web.shapes import ShapeLog
 from service.web.webhooks import WebhookDoor, WebhookLimits
 
 # CPython hands the interpreter lock over after this long when another thread asks for it. The
@@ -153,7 +153,7 @@ async def open_runtime(
         consumers: Consumers | None = None
         desks: Callable[[], CheckoutDesk | None] | None = None
         shape_log = ShapeLog(clock)
-        shapes: ShapesSeen = shape_log
+        shapes = ShapeKeeper(shape_log, every_s=pace.shapes_every_s)
         workers: list[Worker] = []
         sandbox: SplioSandbox | None = None
         if role.consumes:
@@ -170,9 +170,9 @@ async def open_runtime(
                 open_splio(settings, url=url, metrics=metrics, clock=clock, step=step)
             )
             consumers = wire_consumers(basis, log, own, splio)
+            stack.enter_context(shapes.kept_in(own))
             if role.receives:
-                shapes = keeper = ShapeKeeper(shape_log, own)
-                workers.append(keeper)
+                workers.append(shapes)
                 if settings.loyalty_tokens:
                     desk = make_desk(
                         settings,
@@ -188,7 +188,7 @@ async def open_runtime(
                     desks = _always(desk)
             workers += consumers.workers
         elif settings.loyalty_tokens:
-            late = LateDesk(settings, metrics=metrics, step=step)
+            late = LateDesk(settings, metrics=metrics, shapes=shapes, step=step)
             readiness.ask_also(late.degraded)
             workers.append(late)
             desks = late.desk

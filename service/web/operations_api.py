@@ -30,7 +30,8 @@ from service.web.parameters import (
     read_whole,
 )
 from service.web.receipts import without_body
-from service.web.shapes import SeenShape, ShapesSeen
+from service.web.shape_keeping import ShapeKeeper
+from service.web.shapes import SeenShape
 
 _BODY_LIMIT: Final = 64 * 1024
 _BODY_TIMEOUT_S: Final = 10.0
@@ -214,12 +215,14 @@ class OperationsApi:
         return {"lane": lane, "released": True}
 
 
-def add_shapes(router: Router, shapes: ShapesSeen) -> None:
+def add_shapes(router: Router, shapes: ShapeKeeper) -> None:
     """Register `/api/shapes`, which needs no ledger."""
 
     async def list_shapes(request: web.BaseRequest, _: Mapping[str, str]) -> Any:
         Query(request, known=())
-        return {"items": [_shape(shape) for shape in await shapes.seen()], "next": None}
+        seen = await shapes.seen()
+        items = [_shape(shape) for shape in seen.shapes]
+        return {"items": items, "next": None, "is_shared": seen.is_shared}
 
     router.add("GET", "/api/shapes", _answering(list_shapes))
 

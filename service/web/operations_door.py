@@ -14,7 +14,7 @@ from service.web.dispatch import Router
 from service.web.openapi.operations import operations_document
 from service.web.operations_api import OperationsApi, add_shapes
 from service.web.public_door import answer_alive, document_handler
-from service.web.shapes import ShapesSeen
+from service.web.shape_keeping import ShapeKeeper
 
 OPERATOR: Final = "operator"  # the one user who may change things
 
@@ -28,7 +28,7 @@ def operations_router(
     authentication: BasicAuthentication | None,
     not_ready: Callable[[], Sequence[str]],
     degraded: Callable[[], Sequence[str]],
-    shapes: ShapesSeen | None = None,
+    shapes: ShapeKeeper,
 ) -> Router:
     """
     Everything that the operations listener answers.
@@ -39,7 +39,7 @@ def operations_router(
             can be changed.
         not_ready: the reasons why the process cannot take and process now; none: it can.
         degraded: what is away while it works on; told, and no reason to take it out of service.
-        shapes: of SCAYLE's requests; None where they are not kept, then there is no `/api/shapes`.
+        shapes: of SCAYLE's requests.
     """
 
     async def answer_ready(request: web.BaseRequest, _: Mapping[str, str]) -> web.Response:
@@ -64,6 +64,5 @@ def operations_router(
     if operations is not None:
         api = OperationsApi(operations, authentication=authentication, operator=OPERATOR)
         api.add_to(router)
-    if shapes is not None:
-        add_shapes(router, shapes)
+    add_shapes(router, shapes)
     return router

@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import orjson
 
 from service.domain.errors import LedgerUnavailableError
 from service.web.shapes import SeenShape, ShapeLog
-
-_EVERY_S: Final = 30.0
 
 logger = logging.getLogger("relay.shapes")
 
@@ -28,35 +27,74 @@ class ShapesLedger(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class SeenShapes:
+    """By source; `is_shared` when those that the ledger keeps are among them."""
+
+    shapes: Sequence[SeenShape]
+    is_shared: bool
+
+
 class ShapeKeeper:
-    """The worker that stores what this process saw (`ShapesSeen` of all processes)."""
+    """
+    Tells the shapes that were seen, and is the worker that stores those of this process.
+
+    Args:
+        every_s: between two times of storing; what is news is stored once more at the end.
+    """
 
     name = "shapes"
 
-    def __init__(self, log: ShapeLog, ledger: ShapesLedger, *, every_s: float = _EVERY_S) -> None:
+    def __init__(self, log: ShapeLog, *, every_s: float) -> None:
         self._log = log
-        self._ledger = ledger
         self._every_s = every_s
+        self._ledger: ShapesLedger | None = None
         self._stored: dict[str, int] = {}  # when the shape was taken that is stored
 
+    @contextlib.contextmanager
+    def kept_in(self, ledger: ShapesLedger) -> Iterator[None]:
+        """While `ledger` is open: what it keeps is told too, and `run` stores in it."""
+        self._ledger = ledger
+        try:
+            yield
+        finally:
+            self._ledger = None
+
     async def run(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
+        while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._every_s):
                     await stop.wait()
             await self._store()
+            if stop.is_set():
+                return
 
-    async def seen(self) -> Sequence[SeenShape]:
-        """The youngest shape of each source, of this process or another."""
+    async def seen(self) -> SeenShapes:
+        """
+        The youngest shape of each source, of any process; while the ledger is away, of this one.
+        """
         youngest = {shape.source: shape for shape in self._log.shapes()}
-        for text in await self._ledger.shapes():
-            stored = SeenShape.from_json(orjson.loads(text))
+        kept = await self._kept()
+        for stored in kept or ():
             known = youngest.get(stored.source)
             if known is None or known.taken_at_ms < stored.taken_at_ms:
                 youngest[stored.source] = stored
-        return [youngest[source] for source in sorted(youngest)]
+        return SeenShapes(
+            [youngest[source] for source in sorted(youngest)], is_shared=kept is not None
+        )
+
+    async def _kept(self) -> Sequence[SeenShape] | None:
+        if self._ledger is None:
+            return None
+        try:
+            texts = await self._ledger.shapes()
+        except LedgerUnavailableError as error:
+            logger.info("shapes.not_read", extra={"reason": error.reason})
+            return None
+        return [SeenShape.from_json(orjson.loads(text)) for text in texts]
 
     async def _store(self) -> None:
+        assert self._ledger is not None, "it runs while the ledger is open"
         news = [
             shape
             for shape in self._log.shapes()

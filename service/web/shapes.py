@@ -6,10 +6,10 @@ first real request can be compared with what we assume, on a service that keeps 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Annotated, Any, Final, Protocol, Self
+from typing import Annotated, Any, Final, Self
 
 from aiohttp import web
 from pydantic import Field, TypeAdapter
@@ -123,14 +123,6 @@ class SeenShape:
         )
 
 
-class ShapesSeen(Protocol):
-    """Where shapes can be had, from this process or from a store."""
-
-    async def seen(self) -> Sequence[SeenShape]:
-        """The shapes by source. Raises: LedgerUnavailableError."""
-        ...
-
-
 @dataclass(slots=True)
 class _Entry:
     """What is kept of one source."""
@@ -196,10 +188,6 @@ class ShapeLog:
             )
             for source, entry in sorted(self._entries.items())
         ]
-
-    async def seen(self) -> Sequence[SeenShape]:
-        """As `shapes`; makes this a `ShapesSeen`."""
-        return self.shapes()
 
     def _enter(self, source: str) -> _Entry:
         """The entry of a source that is not known under this very name."""

@@ -2,6 +2,7 @@
 
 from service.domain.effects import Kind, Outcome, State
 from service.domain.ledger import Disposition, Ledger, PurgeReport, Settlement
+from service.ledger.sql_ledger import SqlLedger
 from tests.contract.ledger_fixture import (
     APPLIED,
     ORDERS_RETENTION_S,
@@ -147,3 +148,13 @@ async def test_a_ledger_answers(ledger: Ledger) -> None:
     await ledger.ping()
     free = ledger.free_bytes()
     assert free is None or free > 0
+
+
+async def test_an_older_shape_never_replaces_a_younger(ledger: Ledger) -> None:
+    assert isinstance(ledger, SqlLedger)
+    await ledger.record_shapes([("b", "first", 2), ("a", "other", 1)])
+    assert await ledger.shapes() == ["other", "first"]
+    await ledger.record_shapes([("b", "older", 1)])
+    assert await ledger.shapes() == ["other", "first"]
+    await ledger.record_shapes([("b", "younger", 3)])
+    assert await ledger.shapes() == ["other", "younger"]

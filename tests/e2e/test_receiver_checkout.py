@@ -1,8 +1,9 @@
 """SCAYLE Checkout's calls in a process that only receives, beside one that consumes."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
@@ -29,6 +30,10 @@ _TOKENS: Final = {
 async def _nothing_open(runtime: Runtime) -> bool:
     page = await runtime.operations.list_effects(states=OPEN_STATES)
     return not page.items
+
+
+def _sources(page: Mapping[str, Any]) -> set[str]:
+    return {shape["source"] for shape in page["items"]}
 
 
 async def test_receiver_takes_webhooks_before_its_ledger_is_there_and_captures_after(
@@ -58,6 +63,9 @@ async def test_receiver_takes_webhooks_before_its_ledger_is_there_and_captures_a
             assert int(early.headers["Retry-After"]) >= 1
             ready = await receiver.operate("GET", "/readyz")
             assert (ready.status, ready.json["degraded"]) == (200, ["checkout_away"])
+            early_shapes = (await receiver.operate("GET", "/api/shapes")).json
+            assert early_shapes["is_shared"] is False
+            assert "loyalty:capture" in _sources(early_shapes)
             migrate(not_migrated)
             async with open_runtime(settings, role=Role.CONSUME, pace=BRISK) as consumer:
                 stop = asyncio.Event()
@@ -81,10 +89,16 @@ async def test_receiver_takes_webhooks_before_its_ledger_is_there_and_captures_a
 
                 await until(is_debited, what="the consumer took the points", timeout_s=15)
                 assert await is_spent()
-                shapes = (await receiver.operate("GET", "/api/shapes")).json["items"]
-                assert {"loyalty:capture", "webhook:order-confirmed"} <= {
-                    shape["source"] for shape in shapes
-                }
+
+                async def are_shared() -> bool:
+                    async with session.get(
+                        f"{consumer.listeners.operations_url}/api/shapes"
+                    ) as reply:
+                        page = await reply.json()
+                    return page["is_shared"] and seen <= _sources(page)
+
+                seen = {"loyalty:balance", "loyalty:capture", "webhook:order-confirmed"}
+                await until(are_shared, what="the consumer shows them", timeout_s=10)
                 stop.set()
                 await consuming
             await receiver.stop()

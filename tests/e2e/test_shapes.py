@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.test_checkout import SPENT, checkout
-from tests.harness.relay import Relay
+from tests.harness.relay import Relay, running_relay, running_sandbox
 
 
 async def shapes_of(relay: Relay) -> Mapping[str, Mapping[str, Any]]:
@@ -47,3 +47,11 @@ async def test_a_refused_call_leaves_its_form_beside_that_of_a_good_one(tmp_path
         "?cardKey": "missing",
         "?type": "missing",
     }
+
+
+async def test_shapes_survive_a_restart(tmp_path: Path) -> None:
+    async with running_sandbox(tmp_path) as sandbox:
+        async with running_relay(tmp_path, sandbox) as relay:
+            assert (await relay.call("GET", "validate")).status == 405
+        async with running_relay(tmp_path, sandbox) as relay:
+            assert list(await shapes_of(relay)) == ["loyalty:validate:malformed"]

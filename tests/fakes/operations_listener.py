@@ -12,6 +12,7 @@ from service.telemetry.metrics import Metrics
 from service.web.authentication import BasicAuthentication, LoginThrottle
 from service.web.listeners import Listener, ListenerConfig
 from service.web.operations_door import OPERATOR, operations_router
+from service.web.shape_keeping import ShapeKeeper
 from service.web.shapes import ShapeLog
 from tests.fakes.operations import FakeOperations
 
@@ -40,7 +41,7 @@ class OperationsListener:
 
 @asynccontextmanager
 async def operations_listener(
-    *, has_password: bool = True, has_ledger: bool = True, has_shapes: bool = True
+    *, has_password: bool = True, has_ledger: bool = True
 ) -> AsyncIterator[OperationsListener]:
     """A running operations listener; stopped afterwards."""
     metrics = Metrics(CollectorRegistry())
@@ -60,7 +61,7 @@ async def operations_listener(
             authentication=authentication if has_password else None,
             not_ready=lambda: reasons,
             degraded=list,
-            shapes=shapes if has_shapes else None,
+            shapes=ShapeKeeper(shapes, every_s=30),
         ),
     )
     await listener.start()

@@ -32,6 +32,7 @@ BRISK: Final = Pace(
     seen_idle_s=0.2,
     holds_every_s=0.05,
     holds_idle_s=0.2,
+    shapes_every_s=0.1,
     chores_every_s=0.1,
     tidy_rounds=5,
 )

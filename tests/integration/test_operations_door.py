@@ -340,10 +340,8 @@ async def test_shapes_are_shown_with_their_differences() -> None:
         assert (status, refused["parameter"]) == (400, "limit")
 
 
-async def test_shapes_need_no_ledger_and_may_not_be_kept() -> None:
+async def test_shapes_need_no_ledger_and_are_then_of_this_process() -> None:
     async with operations_listener(has_ledger=False) as running:
-        assert (await ask(running, "GET", "/api/shapes"))[0] == 200
+        status, page = await ask(running, "GET", "/api/shapes")
+        assert (status, page["is_shared"], len(page["items"])) == (200, False, 2)
         assert (await ask(running, "GET", "/api/lanes"))[0] == 404
-    async with operations_listener(has_shapes=False) as running:
-        assert (await ask(running, "GET", "/api/shapes"))[0] == 404
-        assert (await ask(running, "GET", "/api/lanes"))[0] == 200

@@ -54,6 +54,17 @@ def _page_of(name: str) -> Document:
     return object_of({"items": _list_of(_ref(name)), "next": _TEXT_OR_NULL})
 
 
+_SHAPES: Final = object_of(
+    {
+        "items": _list_of(_ref("Shape")),
+        "next": {"type": "null"},
+        "is_shared": {
+            "type": "boolean",
+            "description": "Of every process, as the ledger keeps them; else of this one only.",
+        },
+    }
+)
+
 _SCHEMAS: Final[Document] = {
     "Problem": PROBLEM_SCHEMA,
     "Effect": _open_object(
@@ -210,7 +221,7 @@ def operations_document() -> bytes:
                     "get": _read(
                         "listShapes",
                         "What SCAYLE's requests look like, without values, by source.",
-                        _page_of("Shape"),
+                        _SHAPES,
                         [],
                     )
                 },
