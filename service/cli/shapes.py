@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -10,6 +11,7 @@ from service.cli.desk_online import open_operations_api
 from service.cli.output import Column, moment, print_json, print_table
 from service.domain.errors import NotFoundError
 from service.settings import Settings, load_settings
+from service.web.structure import NOT_READ
 
 
 def _joined(value: Any) -> str:
@@ -25,11 +27,8 @@ _SOURCES: Final = (
     Column("content type", "content_type"),
     Column("", "says"),
 )
-_DIFFERENCES: Final = (
-    Column("source", "source"),
-    Column("path", "path"),
+_DIFFERENCE: Final = (
     Column("difference", "difference", lambda value: str(value).replace("_", " ")),
-    Column("seen", "seen"),
     Column("assumed", "assumed"),
     Column("basis", "basis"),
 )
@@ -37,41 +36,64 @@ _DIFFERENCES: Final = (
 
 def show_shapes(*, sandbox: bool, as_json: bool) -> None:
     """
-    Print the shapes that the running service has seen: of a source its differences.
+    Print the shapes that the running service has seen, each with its differences.
 
     Raises: UnreachableError; NotFoundError for a service that keeps none.
     """
     settings = load_settings(os.environ, sandbox=sandbox, serving=False)
-    shapes = asyncio.run(_ask(settings))
+    page = asyncio.run(_ask(settings))
+    shapes: Sequence[Row] = page.get("items") or ()
+    nothing = "no request of SCAYLE was seen yet"
+    if not page.get("is_shared"):
+        nothing = "none was seen since it started"
+        print("only what this process saw: it has no ledger, or none that answers", file=sys.stderr)
     if as_json:
         print_json(shapes)
         return
     print_table(
         [{**shape, **(shape.get("call") or {}), "says": _says(shape)} for shape in shapes],
         _SOURCES,
-        nothing="no request of SCAYLE was seen yet",
+        nothing=nothing,
     )
-    found = [
-        {"source": shape.get("source"), **difference}
-        for shape in shapes
-        for difference in shape.get("differences") or ()
-    ]
-    if found:
-        print()
-        print_table(found, _DIFFERENCES, nothing="")
+    for shape in shapes:
+        if rows := _fields(shape):
+            print()
+            path = Column(str(shape.get("source")), "path")
+            print_table(rows, (path, Column("seen", "seen"), *_DIFFERENCE), nothing="")
 
 
-async def _ask(settings: Settings) -> Sequence[Row]:
+async def _ask(settings: Settings) -> Row:
     async with open_operations_api(settings) as api:
         try:
-            return (await api.get_page("/api/shapes")).items
+            return await api.get("/api/shapes")
         except NotFoundError:
             raise NotFoundError("no_shapes", f"the service at {api.url} keeps none") from None
 
 
+def _fields(shape: Row) -> list[Row]:
+    """What was seen by path, then what is missing; before them the names of a call's headers."""
+    rows: dict[str, Row] = {}
+    if headers := (shape.get("call") or {}).get("headers"):
+        rows["(headers)"] = {"seen": _joined(headers)}
+    for path, seen in (shape.get("fields") or {}).items():
+        rows[path or "(body)"] = {"seen": seen}
+    for difference in shape.get("differences") or ():
+        rows[difference.get("path") or "(body)"] = difference
+    return [{**row, "path": path} for path, row in rows.items()]
+
+
 def _says(shape: Row) -> str:
     found = shape.get("differences")
+    is_unread = (shape.get("fields") or {}).get("") == NOT_READ
+    says = []
     if found is None:
-        return "nothing is assumed of it"
-    says = "as assumed" if not found else f"differs at {len(found)} path(s)"
-    return f"{says}; cut at our bounds" if shape.get("is_cut") else says
+        says.append("nothing is assumed of it")
+    elif found:
+        says.append(f"differs at {len(found)} path(s)")
+    elif not is_unread:
+        says.append("as assumed")
+    if is_unread:
+        says.append("body not read")
+    if shape.get("is_cut"):
+        says.append("cut")
+    return "; ".join(says)

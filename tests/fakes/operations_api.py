@@ -82,6 +82,7 @@ class OperationsApiServer:
     refuses: dict[int, str] = field(default_factory=dict)
     lanes: list[Row] = field(default_factory=list)
     shapes: list[Row] | None = None
+    is_shared: bool = True
     verdict: str = "found"
     not_ready: list[str] = field(default_factory=list)
     changes: list[tuple[str, Any]] = field(default_factory=list)
@@ -114,7 +115,8 @@ class OperationsApiServer:
             case ["api", "lanes"]:
                 return _json({"items": self.lanes, "next": None})
             case ["api", "shapes"] if self.shapes is not None:
-                return _json({"items": self.shapes, "next": None})
+                page = {"items": self.shapes, "next": None, "is_shared": self.is_shared}
+                return _json(page)
             case ["api", "lanes", lane, "release"]:
                 if lane not in {row["lane"] for row in self.lanes}:
                     return problem(404, "not-found", f"no_such_lane: {lane}")

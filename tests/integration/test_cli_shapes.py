@@ -35,7 +35,7 @@ def shape(source: str, differences: list[Row] | None, **columns: object) -> Row:
         "last_at": AT_MS,
         "taken_at": AT_MS,
         "is_cut": False,
-        "fields": {"cardNumber": "string"},
+        "fields": {"cardNumber": "string", "items[].id": "integer", "?*": "string"},
         "call": None,
         "differences": differences,
         **columns,
@@ -53,18 +53,30 @@ CAPTURE = shape(
             "basis": None,
         },
         {
-            "path": "amount",
+            "path": "",
             "difference": "other_type",
-            "seen": "string",
+            "seen": "array",
+            "assumed": "object",
+            "basis": "inferred",
+        },
+        {
+            "path": "amount",
+            "difference": "missing",
+            "seen": None,
             "assumed": "integer",
             "basis": "documented",
         },
     ],
-    call={"method": "PUT", "credentials": ["x-api-key", "X-Access-Token"], "content_type": None},
+    call={
+        "method": "PUT",
+        "credentials": ["x-api-key", "X-Access-Token"],
+        "content_type": None,
+        "headers": ["host", "x-shop"],
+    },
 )
 
 
-async def test_sources_and_their_differences_are_told(api: OperationsApiServer) -> None:
+async def test_sources_with_their_fields_and_differences_are_told(api: OperationsApiServer) -> None:
     api.shapes = [
         CAPTURE,
         shape("webhook:order-confirmed", [], is_cut=True),
@@ -76,13 +88,29 @@ async def test_sources_and_their_differences_are_told(api: OperationsApiServer) 
     rows = {line.split()[0]: line for line in lines[:4]}
     assert "PUT" in rows["loyalty:capture"]
     assert "x-api-key, X-Access-Token" in rows["loyalty:capture"]
-    assert rows["loyalty:capture"].rstrip().endswith("differs at 2 path(s)")
-    assert rows["webhook:order-confirmed"].rstrip().endswith("as assumed; cut at our bounds")
+    assert rows["loyalty:capture"].rstrip().endswith("differs at 3 path(s)")
+    assert rows["webhook:order-confirmed"].rstrip().endswith("as assumed; cut")
     assert rows["webhook:customer-created"].rstrip().endswith("nothing is assumed of it")
-    assert [line.split() for line in lines[-2:]] == [
-        ["loyalty:capture", "cardNumber", "unexpected", "string"],
-        ["loyalty:capture", "amount", "other", "type", "string", "integer", "documented"],
+    assert [line.split() for line in lines[4:12]] == [
+        [],
+        ["loyalty:capture", "seen", "difference", "assumed", "basis"],
+        ["(headers)", "host,", "x-shop"],
+        ["cardNumber", "string", "unexpected"],
+        ["items[].id", "integer"],
+        ["?*", "string"],
+        ["(body)", "array", "other", "type", "object", "inferred"],
+        ["amount", "missing", "integer", "documented"],
     ]
+    as_seen = [["cardNumber", "string"], ["items[].id", "integer"], ["?*", "string"]]
+    assert [line.split() for line in lines[14:17]] == as_seen
+    assert [line.split() for line in lines[19:]] == as_seen
+
+
+async def test_a_body_that_was_not_read_is_not_called_as_assumed(api: OperationsApiServer) -> None:
+    api.shapes = [shape("loyalty:capture:refused", [], fields={"": "not read"})]
+    lines = (await doctor(api.port)).stdout.splitlines()
+    assert lines[1].rstrip().endswith("  body not read")
+    assert lines[-1].split() == ["(body)", "not", "read"]
 
 
 async def test_machines_get_one_object_a_source(api: OperationsApiServer) -> None:
@@ -96,7 +124,17 @@ async def test_nothing_seen_is_said(api: OperationsApiServer) -> None:
     api.shapes = []
     result = await doctor(api.port)
     assert (result.exit_code, result.stdout) == (0, "")
-    assert "no request of SCAYLE was seen yet" in result.stderr
+    assert result.stderr.splitlines() == ["no request of SCAYLE was seen yet"]
+
+
+async def test_what_one_process_alone_saw_is_said_to_be_that(api: OperationsApiServer) -> None:
+    api.shapes, api.is_shared = [CAPTURE], False
+    for options in ((), ("--json",)):
+        result = await doctor(api.port, *options)
+        assert "cardNumber" in result.stdout
+        assert "only what this process saw" in result.stderr
+    api.shapes = []
+    assert "of SCAYLE" not in (await doctor(api.port)).stderr
 
 
 async def test_a_service_that_keeps_none_or_does_not_run_is_said(
