@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from service.cli.desk import Row
 from service.cli.desk_online import open_operations_api
-from service.cli.output import Column, moment, print_json, print_table
+from service.cli.output import Column, moment, print_json, print_lines, print_table
 from service.domain.errors import NotFoundError
 from service.settings import Settings, load_settings
 from service.web.structure import NOT_READ
@@ -56,10 +56,13 @@ def show_shapes(*, sandbox: bool, as_json: bool) -> None:
         nothing=nothing,
     )
     for shape in shapes:
+        source = str(shape.get("source"))
+        print()
         if rows := _fields(shape):
-            print()
-            path = Column(str(shape.get("source")), "path")
-            print_table(rows, (path, Column("seen", "seen"), *_DIFFERENCE), nothing="")
+            columns = (Column(source, "path"), Column("seen", "seen"), *_DIFFERENCE)
+            print_table(rows, columns, nothing="")
+        if headers := (shape.get("call") or {}).get("headers"):
+            print_lines([f"{source} (headers): {_joined(headers)}"])
 
 
 async def _ask(settings: Settings) -> Row:
@@ -71,10 +74,8 @@ async def _ask(settings: Settings) -> Row:
 
 
 def _fields(shape: Row) -> list[Row]:
-    """What was seen by path, then what is missing; before them the names of a call's headers."""
+    """What was seen by path, then what is missing."""
     rows: dict[str, Row] = {}
-    if headers := (shape.get("call") or {}).get("headers"):
-        rows["(headers)"] = {"seen": _joined(headers)}
     for path, seen in (shape.get("fields") or {}).items():
         rows[path or "(body)"] = {"seen": seen}
     for difference in shape.get("differences") or ():

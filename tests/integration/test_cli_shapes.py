@@ -94,12 +94,12 @@ async def test_sources_with_their_fields_and_differences_are_told(api: Operation
     assert [line.split() for line in lines[4:12]] == [
         [],
         ["loyalty:capture", "seen", "difference", "assumed", "basis"],
-        ["(headers)", "host,", "x-shop"],
         ["cardNumber", "string", "unexpected"],
         ["items[].id", "integer"],
         ["?*", "string"],
         ["(body)", "array", "other", "type", "object", "inferred"],
         ["amount", "missing", "integer", "documented"],
+        ["loyalty:capture", "(headers):", "host,", "x-shop"],
     ]
     as_seen = [["cardNumber", "string"], ["items[].id", "integer"], ["?*", "string"]]
     assert [line.split() for line in lines[14:17]] == as_seen
