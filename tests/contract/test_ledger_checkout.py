@@ -251,6 +251,22 @@ async def test_refund_with_the_captures_own_key_finds_it(desk: Desk) -> None:
     assert await desk.held() == 1200
 
 
+@pytest.mark.parametrize("is_waiting", [False, True])
+async def test_refund_of_another_amount_under_a_known_key_is_a_dead_letter(
+    desk: Desk, is_waiting: bool
+) -> None:
+    if not is_waiting:
+        await desk.capture()
+    await desk.refund(500)
+    for _ in range(2):
+        assert (await desk.refund(501)).recorded is Recorded.CONFLICT
+    (letter,) = (await desk.ledger.list_dead_letters()).items
+    assert (letter["reason"], letter["effect_key"]) == ("conflict", refund_key())
+    if is_waiting:
+        await desk.capture()
+    assert await desk.held() == 734
+
+
 async def test_refund_of_another_card_is_not_that_captures(desk: Desk) -> None:
     await desk.capture()
     assert (await desk.refund(34, card="4006381333931")).recorded is Recorded.NO_CAPTURE
