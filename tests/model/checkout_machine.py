@@ -19,6 +19,7 @@ from consumers.balances import BalanceReader
 from consumers.book_points import BookPoints
 from consumers.handlers import Handler
 from consumers.outcomes import settlement_of
+from consumers.planner import RecordPlanner
 from consumers.take_points import TakePoints
 from service.domain.call_planning import CallPlanner, CallPolicy, call_body
 from service.domain.checkout import (
@@ -41,6 +42,7 @@ from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
 from tests.harness.files import SqliteView
 from tests.model.points_splio import VISIBLE_AFTER_MS, Fate, PointsPermit, PointsSplio
+from tests.unit.builders import POLICY
 
 CARD: Final = "2171707962088"
 _LEASE_S: Final = 30.0
@@ -268,6 +270,20 @@ class CheckoutMachine(RuleBasedStateMachine):
             self.forced.add(item["effect_key"])
         act = self.ledger.release if is_release else self.ledger.reject
         self._run(act(item["effect_key"], by="anna"))
+
+    @rule(pick=_PICK)
+    def replay(self, pick: int) -> None:
+        """A person has done after all what another one rejected, or what we refused."""
+        letters = self._run(self.ledger.list_dead_letters(only_open=True)).items
+        if not letters:
+            return
+        letter = self._run(self.ledger.dead_letter(self._one(list(letters), pick)["id"]))
+        planned = RecordPlanner(POLICY, SplioRenderer(), self.planner).plan_again(letter)
+        if planned.plan.dead_letter is not None:
+            return  # of a debit, or a refund that contradicts its capture
+        if letter.kind == Kind.REFUND and letter.effect_key is not None:
+            self.forced.add(letter.effect_key)
+        self._run(self.ledger.replay(letter.id, planned, by="anna"))
 
     @precondition(lambda self: any(row[5] is None for row in self.view.rows(_HELD_BY)))
     @rule(pick=_PICK)
