@@ -12,6 +12,7 @@ import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
+from yarl import URL
 
 from service.cli.exits import NOT_REACHABLE
 from service.cli.progress import progress_line
@@ -34,6 +35,17 @@ from service.settings import Settings, load_settings
 _PROBE_TIMEOUT_S: Final = 3.0
 
 
+def _read_address(text: str) -> str:
+    """A parser of addresses for typer."""
+    try:
+        address = URL(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not an address: {error}") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise typer.BadParameter(f"{text!r} is not an address: http://… or https://…")
+    return text
+
+
 def send(  # noqa: PLR0913, PLR0917 - one for each option
     file: Annotated[
         Path | None,
@@ -54,14 +66,20 @@ def send(  # noqa: PLR0913, PLR0917 - one for each option
         ),
     ] = 0,
     rate: Annotated[
-        float | None, typer.Option(help="So many begun a second; as fast as answered if not set.")
+        float | None,
+        typer.Option(help="So many begun a second; as fast as answered if not set.", min=0.001),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed and first id, same orders.")] = None,
     first_order_id: Annotated[
         int | None, typer.Option(help="Ids count up from here; by default from the time.")
     ] = None,
     url: Annotated[
-        str | None, typer.Option(help="The webhook door; by default the one in the settings.")
+        str | None,
+        typer.Option(
+            parser=_read_address,
+            metavar="URL",
+            help="The webhook door; by default the one in the settings.",
+        ),
     ] = None,
     user: Annotated[str | None, typer.Option(help="HTTP Basic user.")] = None,
     password: Annotated[
@@ -187,11 +205,9 @@ async def _probe(door: str) -> None:
             session.get(door),
         ):
             return
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (aiohttp.ClientError, TimeoutError, UnicodeError) as error:  # of a host nobody can have
         typer.echo(f"loyalty-relay: nothing answers at {door}: is the service running?", err=True)
         raise typer.Exit(NOT_REACHABLE) from error
-    except ValueError as error:
-        raise typer.BadParameter(f"not an address: {door}", param_hint="--url") from error
 
 
 def _print(report: DeliveryReport, *, json: bool) -> None:

@@ -160,7 +160,8 @@ async def _work(run: _Run, queue: asyncio.Queue[tuple[int, Basket] | None]) -> N
     while (item := await queue.get()) is not None:
         place, basket = item
         async with run.shoppers.setdefault(basket.customer.number, asyncio.Lock()):
-            await _check_out(run, basket, draw_intent(run.plan, place))
+            intent = draw_intent(run.plan, place=place, order_id=basket.order_id)
+            await _check_out(run, basket, intent)
         run.settled += 1
         if run.on_progress is not None:
             run.on_progress(CheckoutProgress(run.settled, len(run.spent)))

@@ -81,10 +81,15 @@ class Intent:
     delivery_seed: int
 
 
-def draw_intent(plan: CheckoutPlan, place: int) -> Intent:
-    """The intent of the checkout at `place`; the same arguments give the same one."""
+def draw_intent(plan: CheckoutPlan, *, place: int, order_id: int) -> Intent:
+    """
+    The intent of the checkout at `place`; the same arguments give the same one.
+
+    Twists go by the place, keys by the order: other orders have other keys, whatever the seed.
+    """
     draw = random.Random(f"{plan.seed}:{place}")
-    key = f"{draw.getrandbits(_KEY_BITS):028x}"
+    keys = random.Random(f"{plan.seed}:{order_id}:keys")
+    key = f"{keys.getrandbits(_KEY_BITS):028x}"
     twice = draw.random() < plan.duplicates
     at_once = draw.choice((True, False))
     rounds = draw.choice((True, False))
@@ -94,7 +99,7 @@ def draw_intent(plan: CheckoutPlan, place: int) -> Intent:
         number = draw.randint(1, _MOST_REFUNDS)
         whole = draw.random() < _WHOLE_SHARE
         for refund in range(1 if whole else number):
-            own = f"{draw.getrandbits(_KEY_BITS):028x}"
+            own = f"{keys.getrandbits(_KEY_BITS):028x}"
             has_same = refund == 0 and draw.random() < _SAME_KEY_SHARE
             refunds.append(
                 Part(

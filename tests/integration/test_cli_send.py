@@ -1,4 +1,4 @@
-"""`send --checkout` against a running service and its sandbox."""
+"""`send`, most of all `send --checkout`, against a running service and its sandbox."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,18 +7,15 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from service.consumer_setup import Pace
 from tests.harness.relay import Relay, running_relay, running_sandbox
 from tests.unit.cli.commands import objects, run
-
-BRISK = Pace(holds_every_s=0.05, holds_idle_s=0.1)
 
 
 @pytest.fixture
 async def relay(tmp_path: Path) -> AsyncIterator[Relay]:
     async with (
         running_sandbox(tmp_path, grants_visible_after_s=0.1) as sandbox,
-        running_relay(tmp_path, sandbox, {"balance_fresh": "100ms"}, pace=BRISK) as relay,
+        running_relay(tmp_path, sandbox, {"balance_fresh": "100ms"}) as relay,
     ):
         yield relay
 
@@ -46,6 +43,25 @@ async def test_points_spent_are_taken_at_splio_and_no_others(relay: Relay) -> No
     credited_back = sum(each["nq_points"] for each in refunds)
     assert report["points_captured"] - report["points_given_back"] == taken - credited_back
     assert sum(each["earned"] for each in accounts) == report["points_earned"] + credited_back
+
+
+async def test_same_seed_again_is_other_orders_paid_with_other_points(relay: Relay) -> None:
+    captured = 0
+    for first_order_id in ("1000", "2000"):
+        ids = ("--first-order-id", first_order_id)
+        result = await send(
+            relay, "--sandbox", "--count", "4", "--seed", "2", "--reordering", "1", "--json", *ids
+        )
+        (report,) = objects(result)
+        assert (result.exit_code, report["points_refused"]) == (0, 0)
+        assert report["points_captured"] > 0
+        captured += report["points_captured"] - report["points_given_back"]
+    await relay.rest()
+    held = await relay.runtime.operations.list_holds(only_open=False, limit=100, after=None)
+    assert {each["order_id"][0] for each in held.items} == {"1", "2"}
+    assert sum(each["points"] - each["given_back"] for each in held.items) == captured
+    dead = await relay.runtime.operations.list_dead_letters(limit=1, after=None)
+    assert dead.items == []
 
 
 async def test_table_names_what_was_asked_and_answered(relay: Relay) -> None:
@@ -85,8 +101,28 @@ def test_a_file_is_no_checkout(tmp_path: Path) -> None:
     assert run("send", "--sandbox", "--checkout", str(path)).exit_code == 2
 
 
-def test_nobody_there_is_three() -> None:
-    url = "http://127.0.0.1:1/webhooks/scayle"
-    result = run("send", "--sandbox", "--checkout", "--url", url)
+@pytest.mark.parametrize("mode", [(), ("--checkout",)], ids=["orders", "checkout"])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--url", "http://[x"),
+        ("--url", "http://127.0.0.1:99999/webhooks/scayle"),
+        ("--url", "//127.0.0.1/webhooks/scayle"),
+        ("--url", "127.0.0.1:8080"),
+        ("--rate", "0"),
+    ],
+)
+def test_option_that_cannot_be_used_is_named(
+    mode: tuple[str, ...], option: str, value: str
+) -> None:
+    result = run("send", "--sandbox", *mode, option, value)
+    assert result.exit_code == 2
+    assert f"Invalid value for '{option}'" in result.stderr
+
+
+@pytest.mark.parametrize("mode", [(), ("--checkout",)], ids=["orders", "checkout"])
+@pytest.mark.parametrize("host", ["127.0.0.1:1", "127.0.0..1"])
+def test_nobody_there_is_three(mode: tuple[str, ...], host: str) -> None:
+    result = run("send", "--sandbox", *mode, "--url", f"http://{host}/webhooks/scayle")
     assert result.exit_code == 3
     assert "is the service running?" in result.stderr

@@ -57,7 +57,7 @@ def test_same_seed_same_baskets() -> None:
 
 @pytest.mark.parametrize("place", range(50))
 def test_refunds_never_exceed_their_capture(place: int) -> None:
-    intent = draw_intent(CERTAIN, place)
+    intent = draw_intent(CERTAIN, place=place, order_id=1)
     assert 1 <= len(intent.refunds) <= 3
     assert sum(part.share for part in intent.refunds) <= 1
     keys = [intent.capture_key, *(part.key for part in intent.refunds)]
@@ -68,10 +68,18 @@ def test_refunds_never_exceed_their_capture(place: int) -> None:
 
 def test_intents_vary_by_place_and_repeat_by_seed() -> None:
     def draw(seed: int) -> list[Intent]:
-        return [draw_intent(CheckoutPlan(seed=seed), place) for place in range(50)]
+        plan = CheckoutPlan(seed=seed)
+        return [draw_intent(plan, place=place, order_id=place) for place in range(50)]
 
     assert draw(1) == draw(1) != draw(2)
     refunds = [intent.refunds for intent in draw(1)]
     assert {bool(parts) for parts in refunds} == {True, False}
     keys = [(intent.capture_key, parts[0].key) for intent in draw(1) if (parts := intent.refunds)]
     assert {own == other for own, other in keys} == {True, False}
+
+
+def test_other_orders_have_other_keys_and_the_same_twists() -> None:
+    one, other = (draw_intent(CERTAIN, place=0, order_id=order_id) for order_id in (1, 2))
+    assert one.capture_key != other.capture_key
+    assert [part.share for part in one.refunds] == [part.share for part in other.refunds]
+    assert not {part.key for part in one.refunds} & {part.key for part in other.refunds}
