@@ -5,20 +5,12 @@ from collections.abc import AsyncIterator, Iterator
 from service.cli.checks import Finding, fail, ok, warn
 from service.cli.probing import failed
 from service.settings import Settings
-from service.splio.probe import ProbeError, Reward, SplioProbe
+from service.splio.probe import ProbeError, Program, Reward, SplioProbe
 
 
-async def check_checkout(probe: SplioProbe, settings: Settings) -> AsyncIterator[Finding]:
-    """The settings of the calls, their programmes, and what each reward of a debit costs."""
-    if not settings.loyalty_programs:
-        return
-    for finding in check_amounts(settings):
-        yield finding
-    try:
-        known = {program.id: program for program in await probe.programs()}
-    except ProbeError as error:
-        yield failed("checkout", error)
-        return
+def check_checkout(programs: tuple[Program, ...], settings: Settings) -> Iterator[Finding]:
+    """Whether the programmes of the calls run, and can register."""
+    known = {program.id: program for program in programs}
     for key, number in settings.loyalty_programs.items():
         program = known.get(number)
         if program is None or not program.is_running:
@@ -32,6 +24,13 @@ async def check_checkout(probe: SplioProbe, settings: Settings) -> AsyncIterator
             )
         else:
             yield ok("checkout", f"programme {number} of {key} runs and makes card codes")
+
+
+async def check_spending(probe: SplioProbe, settings: Settings) -> AsyncIterator[Finding]:
+    """Whether captures and refunds can be understood, and what each reward of a debit costs."""
+    if not settings.loyalty_programs:
+        return
+    yield check_amounts(settings)
     if settings.debit_by != "reward":
         yield ok("debits", "captures are held here until a person ends them (holds list)")
         return
@@ -42,34 +41,36 @@ async def check_checkout(probe: SplioProbe, settings: Settings) -> AsyncIterator
             yield failed("debits", error)
 
 
-def check_amounts(settings: Settings) -> Iterator[Finding]:
+def check_amounts(settings: Settings) -> Finding:
     """Whether captures and refunds can be understood."""
-    match settings.loyalty_amount_unit:
-        case None:
-            yield fail(
-                "amounts",
-                "RELAY_LOYALTY_AMOUNT_UNIT is not set: captures and refunds are answered 503; ask"
-                " SCAYLE what `amount` counts",
-            )
-        case "money":
-            lacking = settings.loyalty_programs.keys() - {key for key, _ in settings.loyalty_rates}
-            if lacking:
-                yield warn(
-                    "amounts",
-                    "are money, and RELAY_LOYALTY_RATES has no rate of "
-                    f"{', '.join(sorted(lacking))}: the ratio of Splio's programme is taken, whose"
-                    " meaning is not documented",
-                )
-            else:
-                yield ok("amounts", "are money, by the rates of RELAY_LOYALTY_RATES")
-        case "points":
-            yield ok("amounts", "are points")
+    if settings.loyalty_amount_unit is None:
+        return fail(
+            "amounts",
+            "RELAY_LOYALTY_AMOUNT_UNIT is not set: captures and refunds are answered 503; ask"
+            " SCAYLE what `amount` counts",
+        )
+    if settings.loyalty_amount_unit == "points":
+        return ok("amounts", "are points")
+    lacking = settings.loyalty_programs.keys() - {key for key, _ in settings.loyalty_rates}
+    if lacking:
+        return warn(
+            "amounts",
+            "are money, and RELAY_LOYALTY_RATES has no rate of "
+            f"{', '.join(sorted(lacking))}: the ratio of Splio's programme is taken, whose"
+            " meaning is not documented",
+        )
+    return ok("amounts", "are money, by the rates of RELAY_LOYALTY_RATES")
 
 
 def check_reward(points: int, external_id: str, reward: Reward | None) -> Finding:
     """Whether granting the reward takes just these points."""
     if reward is None:
         return fail("debits", f"reward {external_id} is not there; see RELAY_DEBIT_REWARDS")
+    if reward.price is None:
+        return warn(
+            "debits",
+            f"reward {external_id} does not tell its price; make sure that it is {points} points",
+        )
     if reward.price != points:
         return fail(
             "debits",

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
-from service.cli.checkout_checks import check_checkout
+from service.cli.checkout_checks import check_checkout, check_spending
 from service.cli.checks import Finding, fail, ok, warn
 from service.cli.probing import failed
 from service.configuration import splio_config
@@ -44,11 +44,13 @@ async def _check_universe(probe: SplioProbe, settings: Settings) -> AsyncIterato
     except ProbeError as error:
         yield failed("unique key", error)
     try:
-        for finding in check_programs(await probe.programs(), settings):
-            yield finding
+        programs = await probe.programs()
     except ProbeError as error:
         yield failed("programme", error)
-    async for finding in check_checkout(probe, settings):
+    else:
+        for finding in (*check_programs(programs, settings), *check_checkout(programs, settings)):
+            yield finding
+    async for finding in check_spending(probe, settings):
         yield finding
     for store in sorted(_stores(settings)):
         try:

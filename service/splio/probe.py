@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from service.domain.effects import Lane
 from service.domain.errors import RelayError
 from service.splio.config import SplioConfig
 from service.splio.errors import describe, parse_errors
+from service.splio.readback import UnreadableReplyError, exact_number, parse_exact
 
 _PROGRAMS_PATH: Final = "/loyalty/programs?per_page=1000&page_number=1"  # 1000 is the most
 _OK: Final = range(200, 300)
@@ -47,7 +49,7 @@ class Program:
 class Reward:
     """What matters of a reward that takes points; `price` is in NQ points, None when not told."""
 
-    price: int | None
+    price: Decimal | None
     is_limited: bool
 
 
@@ -119,29 +121,29 @@ class SplioProbe:
 
     async def has_store(self, external_id: str) -> bool:
         """Whether the universe knows this store."""
-        reply = await self._get(f"/data/v1/stores/{quote(external_id, safe='')}", Lane.SALES)
-        # A wrong address answers 404 as well, but without naming an error.
-        if reply.status == _NOT_FOUND and any(
-            "not found" in error.description.lower() for error in parse_errors(reply.body)
-        ):
-            return False
-        _object(_accepted(reply))
-        return True
+        path = f"/data/v1/stores/{quote(external_id, safe='')}"
+        return await self._find(path, Lane.SALES) is not None
 
     async def reward(self, external_id: str) -> Reward | None:
         """The definition of a reward, None when the universe does not know it."""
         path = f"/loyalty/v1/rewards/{quote(external_id, safe='')}"
-        reply = await self._get(path, Lane.OTHER)
+        document = await self._find(path, Lane.OTHER)
+        if document is None:
+            return None
+        return Reward(
+            price=exact_number(document.get("nqp_value")),
+            is_limited=document.get("limited") is True,
+        )
+
+    async def _find(self, path: str, lane: Lane) -> Mapping[str, Any] | None:
+        """The object at `path`, None when the universe does not know it."""
+        reply = await self._get(path, lane)
+        # A wrong address answers 404 as well, but without naming an error.
         if reply.status == _NOT_FOUND and any(
             "not found" in error.description.lower() for error in parse_errors(reply.body)
         ):
             return None
-        document = _object(_accepted(reply))
-        price = document.get("nqp_value")
-        return Reward(
-            price=price if type(price) is int else None,
-            is_limited=document.get("limited") is True,
-        )
+        return _object(_accepted(reply))
 
     async def _get(self, path: str, lane: Lane) -> _Reply:
         return await self._request("GET", path, lane)
@@ -219,12 +221,9 @@ def _told(reply: _Reply) -> str:
 
 def _object(reply: _Reply) -> dict[str, Any]:
     try:
-        document = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
-        document = None
-    if not isinstance(document, dict):
-        raise ProbeError("unreadable", "not a JSON object")
-    return document
+        return parse_exact(reply.body)
+    except UnreadableReplyError as error:
+        raise ProbeError("unreadable", "not a JSON object") from error
 
 
 def _program(element: Mapping[str, Any]) -> Program:

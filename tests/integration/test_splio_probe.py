@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from email.utils import formatdate
 
 import pytest
 
 from service.domain.effects import Lane
 from service.splio.config import SplioConfig
-from service.splio.probe import ProbeError, Program, SplioProbe, open_probe
+from service.splio.probe import ProbeError, Program, Reward, SplioProbe, open_probe
 from tests.fakes.splio_server import (
     Action,
     SplioServer,
@@ -28,6 +29,7 @@ ASKS: dict[str, Ask] = {
     "unique_key": SplioProbe.unique_key,
     "programs": SplioProbe.programs,
     "has_store": lambda probe: probe.has_store("online"),
+    "reward": lambda probe: probe.reward("PT100"),
 }
 
 
@@ -49,6 +51,7 @@ async def test_the_probe_only_reads() -> None:
             reply(200, {"unique_key": "c0"}),
             reply(200, {"elements": []}),
             reply(200, {"external_id": "online"}),
+            reply(200, {"external_id": "PT100"}),
         )
         async with open_probe(config(server.url)) as probe:
             await probe.authenticate()
@@ -59,6 +62,7 @@ async def test_the_probe_only_reads() -> None:
             "GET /universes/unique-key",
             "GET /loyalty/programs?per_page=1000&page_number=1",
             "GET /data/v1/stores/online",
+            "GET /loyalty/v1/rewards/PT100",
         ]
 
 
@@ -94,6 +98,24 @@ async def test_an_unknown_store_is_told_from_a_wrong_address() -> None:
         with pytest.raises(ProbeError) as caught:
             await outcome(server, ASKS["has_store"], reply(404, b"<html>no</html>"))
     assert caught.value.reason == "refused"
+
+
+@pytest.mark.parametrize(
+    ("document", "price"),
+    [
+        ({"nqp_value": 100}, 100),
+        ({"nqp_value": "100"}, 100),
+        ({"nqp_value": 100.0}, 100),
+        ({"nqp_value": None}, None),
+        ({}, None),
+    ],
+)
+async def test_price_of_a_reward_is_read_however_it_is_written(
+    document: dict[str, object], price: int | None
+) -> None:
+    async with open_splio_server() as server:
+        reward = await outcome(server, ASKS["reward"], reply(200, document))
+    assert reward == Reward(None if price is None else Decimal(price), is_limited=False)
 
 
 async def test_limits_and_clock_are_read_from_the_headers() -> None:

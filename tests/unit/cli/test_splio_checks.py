@@ -1,14 +1,16 @@
 """What `doctor` makes of what it saw at Splio."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 import pytest
 
+from service.cli.checkout_checks import check_reward
 from service.cli.checks import Level
 from service.cli.splio_checks import check_clock, check_limits, check_programs, check_unique_key
 from service.domain.effects import Lane
 from service.settings import Settings, load_settings
-from service.splio.probe import Program
+from service.splio.probe import Program, Reward
 
 CLUB = Program(1, "Club", True, False, makes_card_codes=True)
 ENROLLING = Program(2, "Partner", True, True, makes_card_codes=True)
@@ -96,3 +98,21 @@ def test_limits_that_splio_names_are_compared_with_ours(
 ) -> None:
     findings = check_limits(seen, settings(SPLIO_LIMITS=limits))
     assert [finding.result for finding in findings] == results
+
+
+@pytest.mark.parametrize(
+    ("reward", "level", "words"),
+    [
+        (Reward(Decimal("100.0"), is_limited=False), Level.OK, "costs 100 points"),
+        (Reward(Decimal(100), is_limited=True), Level.WARN, "limited stock"),
+        (Reward(Decimal("99.5"), is_limited=False), Level.FAIL, "costs 99.5 points and not 100"),
+        (Reward(None, is_limited=False), Level.WARN, "does not tell its price"),
+        (None, Level.FAIL, "is not there"),
+    ],
+)
+def test_a_reward_must_cost_just_its_points(
+    reward: Reward | None, level: Level, words: str
+) -> None:
+    finding = check_reward(100, "PT100", reward)
+    assert finding.result is level
+    assert words in finding.says
