@@ -1,15 +1,27 @@
 """`holds`: points that customers spent in a checkout and that Splio still counts as theirs."""
 
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
 from service.cli.desk import Desk, Row
 from service.cli.options import DEFAULT_LIMIT, All, AsJson, Limit, Offline, at_desk
 from service.cli.output import Column, moment, print_json, print_lines, print_pages, print_table
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
+
+class _ListsByDefault(TyperGroup):
+    """`holds` is `holds list`, with its options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        names_none = not args or args[0].startswith("-")
+        if names_none and args[:1] != ["--help"]:
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_ListsByDefault, rich_markup_mode="markdown")
 
 HoldKey = Annotated[str, typer.Argument(help="The capture's key: main:capture:splio_club:68ff….")]
 
@@ -40,11 +52,11 @@ def holds() -> None:
 
     With RELAY_DEBIT_BY=reward a hold ends by itself when Splio's balance shows its points as
     taken. With RELAY_DEBIT_BY=hold nothing is sent: take the points at Splio in your own way,
-    then end the hold.
+    then end the hold. Without a command they are listed.
 
     Examples:
 
-        loyalty-relay holds list
+        loyalty-relay holds
 
         loyalty-relay holds end main:capture:splio_club:68ff99b453c1d302c26b46b68ffc
     """

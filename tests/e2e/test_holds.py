@@ -29,6 +29,8 @@ async def test_hold_is_listed_shown_and_ended(tmp_path: Path) -> None:
         assert KEY in listed.stdout
         assert CARD not in listed.stdout
         (row,) = objects(await command(relay, "holds", "list", "--json"))
+        assert (await command(relay, "holds")).stdout == listed.stdout
+        assert objects(await command(relay, "holds", "--all", "--json")) == [row]
         assert (row["held"], row["given_back"], row["card"]) == (600, 400, "…2088")
         (shown,) = objects(await command(relay, "holds", "show", KEY, "--json"))
         assert (shown["card"], [refund["points"] for refund in shown["refunds"]]) == (CARD, [400])
