@@ -7,10 +7,8 @@ from functools import partial
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from service.cli.desk import DeadLetterFilter, Desk, Row, walk
+from service.cli.desk import DeadLetterFilter, Desk, Row, all_rows
 from service.cli.exits import FAILED, NOT_FOUND
 from service.cli.options import DEFAULT_LIMIT, All, AsJson, Limit, Offline, Since, Until, at_desk
 from service.cli.output import (
@@ -23,6 +21,7 @@ from service.cli.output import (
     print_table,
     show_value,
 )
+from service.cli.progress import progress_line
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown")
 
@@ -95,7 +94,7 @@ def list_dead_letters(
 
     async def act(desk: Desk) -> None:
         await print_pages(
-            lambda size, after: desk.dead_letters(wanted, limit=size, after=after),
+            partial(desk.dead_letters, wanted),
             partial(print_table, columns=_COLUMNS, nothing="There are no such dead letters."),
             limit=None if everything else limit,
             as_json=as_json,
@@ -242,7 +241,7 @@ def _change(
         ids = selection.ids
         if not ids:
             # The choice is made once, here: what is asked about is what is changed.
-            chosen = await _choose(desk, selection.wanted)
+            chosen = await all_rows(partial(desk.dead_letters, selection.wanted))
             ids = [row["id"] for row in chosen]
             if ids and not yes:
                 _ask(verb, chosen, as_json=as_json)
@@ -264,16 +263,6 @@ def _change(
         raise typer.Exit(NOT_FOUND if unknown else FAILED)
 
 
-async def _choose(desk: Desk, wanted: DeadLetterFilter) -> list[Row]:
-    return [
-        row
-        async for page in walk(
-            lambda size, after: desk.dead_letters(wanted, limit=size, after=after), limit=None
-        )
-        for row in page.items
-    ]
-
-
 def _ask(verb: str, chosen: Sequence[Row], *, as_json: bool) -> None:
     """Raises: typer.BadParameter where nobody can answer, typer.Exit when the answer is no."""
     if as_json or not sys.stdin.isatty():
@@ -291,10 +280,8 @@ async def _in_batches(
 ) -> Sequence[Row]:
     changed: list[Row] = []
     hidden = len(ids) <= _AT_ONCE or not sys.stderr.isatty()
-    with Progress(console=Console(stderr=True), disable=hidden) as progress:
-        task = progress.add_task(verb, total=len(ids))
+    with progress_line(verb, total=len(ids), quiet=hidden) as tell:
         for start in range(0, len(ids), _AT_ONCE):
-            batch = ids[start : start + _AT_ONCE]
-            changed.extend(await change(desk, batch))
-            progress.advance(task, len(batch))
+            changed.extend(await change(desk, ids[start : start + _AT_ONCE]))
+            tell(min(start + _AT_ONCE, len(ids)))
     return changed

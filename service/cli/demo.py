@@ -6,13 +6,16 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
 from service.cli.account import Books, balance_account, print_statement
+from service.cli.desk import DeadLetterFilter, all_rows
+from service.cli.desk_offline import OfflineDesk
 from service.cli.progress import progress_lines
 from service.cli.send_checkout import checkout_doors, checkout_program
 from service.cli.serve import log_settings, stop_on_signals
@@ -36,7 +39,6 @@ _CUSTOMERS: Final = 25
 _SHARES: Final = Shares(points_spent=0)
 _PRODUCTS: Final = 15
 _POLL_S: Final = 0.25
-_PAGE: Final = 200
 _REST_WITHIN_S: Final = 300.0  # what is open after that is told in the statement
 _NOT_BALANCED: Final = 1
 
@@ -213,8 +215,10 @@ async def _play(
         while time.monotonic() < give_up_at:
             orders = await sandbox.orders()
             progress.update(booking, completed=len(orders), total=accepted)
-            page = await runtime.operations.list_effects(states=OPEN_STATES, limit=1)
-            if not (page.items or await runtime.backlog() or await _count_open_holds(runtime)):
+            effects = await runtime.operations.list_effects(states=OPEN_STATES, limit=1)
+            holds = await runtime.operations.list_holds(only_open=True, limit=1)
+            awaits_holds = holds.items and _debits_end_holds(runtime.settings)
+            if not (effects.items or awaits_holds or await runtime.backlog()):
                 break
             await asyncio.sleep(_POLL_S)
     return deliveries, checkouts
@@ -232,48 +236,30 @@ def _doors(runtime: Runtime) -> CheckoutDoors:
     )
 
 
-async def _open_holds(runtime: Runtime) -> list[Mapping[str, Any]]:
-    """Captures whose points Splio does not show as taken yet, each as one is shown."""
-    holds: list[Mapping[str, Any]] = []
-    after: str | None = None
-    while True:
-        page = await runtime.operations.list_holds(only_open=True, limit=_PAGE, after=after)
-        holds += [await runtime.operations.show_hold(each["effect_key"]) for each in page.items]
-        after = page.next
-        if after is None:
-            return holds
-
-
-async def _count_open_holds(runtime: Runtime) -> int:
-    """Those that debits will end; where a capture is settled by its hold alone, none."""
-    ends = runtime.settings.debit_by == "reward"
-    return len(await _open_holds(runtime)) if ends else 0
+def _debits_end_holds(settings: Settings) -> bool:
+    """Else a capture is settled by its hold, which stays open."""
+    return settings.debit_by == "reward"
 
 
 async def _books(runtime: Runtime, sandbox: SplioSandbox) -> Books:
-    set_aside = {(item["order_id"], item["kind"]) for item in await _all_dead_letters(runtime)}
-    open_effects = await runtime.operations.list_effects(states=OPEN_STATES, limit=200)
+    desk = OfflineDesk(runtime.operations, by="demo")
+    dead_letters = await all_rows(partial(desk.dead_letters, DeadLetterFilter()))
+    effects = await all_rows(partial(desk.effects, states=OPEN_STATES, kind=None, order_id=None))
+    # A list of holds masks their cards.
+    holds = [
+        await desk.hold(row["effect_key"])
+        for row in await all_rows(partial(desk.holds, only_open=True))
+    ]
     return Books(
         tenant=runtime.settings.tenant,
         orders=await sandbox.orders(),
         credits_=await sandbox.credits(),
         accounts=await sandbox.accounts(),
         grant_doubles=(await sandbox.statement())["grant_doubles"],
-        holds=await _open_holds(runtime),
-        set_aside=set_aside,
-        still_open=len(open_effects.items) + await _count_open_holds(runtime),
+        holds=holds,
+        set_aside={(row["order_id"], row["kind"]) for row in dead_letters},
+        still_open=len(effects) + len(holds) * _debits_end_holds(runtime.settings),
     )
-
-
-async def _all_dead_letters(runtime: Runtime) -> list[Mapping[str, Any]]:
-    items: list[Mapping[str, Any]] = []
-    after: str | None = None
-    while True:
-        page = await runtime.operations.list_dead_letters(limit=200, after=after)
-        items.extend(page.items)
-        after = page.next
-        if after is None:
-            return items
 
 
 def _print_next(console: Console, runtime: Runtime) -> None:

@@ -1,6 +1,6 @@
 """The operator's desk: what the commands ask, of the running service or of its ledger file."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -107,22 +107,26 @@ class Desk(Protocol):
         ...
 
 
-async def walk(
-    ask: Callable[[int, str | None], Awaitable[Rows]], *, limit: int | None
-) -> AsyncIterator[Rows]:
-    """
-    Pages until `limit` rows (None: all); the last page's `next` tells whether there are more.
+class Ask(Protocol):
+    """Asks for a page of `limit` rows after a place."""
 
-    Args:
-        ask: for so many rows after this place.
-    """
+    def __call__(self, *, limit: int, after: str | None) -> Awaitable[Rows]: ...
+
+
+async def walk(ask: Ask, *, limit: int | None) -> AsyncIterator[Rows]:
+    """Pages until `limit` rows (None: all); the last page's `next` tells whether there are more."""
     after: str | None = None
     left = limit
     while left is None or left > 0:
-        page = await ask(PAGE_SIZE if left is None else min(left, PAGE_SIZE), after)
+        page = await ask(limit=PAGE_SIZE if left is None else min(left, PAGE_SIZE), after=after)
         yield page
         after = page.next
         if after is None:
             return
         if left is not None:
             left -= len(page.items)
+
+
+async def all_rows(ask: Ask) -> list[Row]:
+    """The rows of all pages."""
+    return [row async for page in walk(ask, limit=None) for row in page.items]

@@ -107,9 +107,7 @@ async def show_effects(
 ) -> None:
     """Print effects, as `print_pages`."""
     await print_pages(
-        lambda size, after: desk.effects(
-            states=states, kind=kind, order_id=order_id, limit=size, after=after
-        ),
+        partial(desk.effects, states=states, kind=kind, order_id=order_id),
         partial(_print_effects, nothing=nothing),
         limit=limit,
         as_json=as_json,

@@ -82,7 +82,7 @@ def list_holds(
 
     async def act(desk: Desk) -> None:
         await print_pages(
-            lambda size, after: desk.holds(only_open=not ended, limit=size, after=after),
+            partial(desk.holds, only_open=not ended),
             partial(print_table, columns=_COLUMNS, nothing="Nothing is held."),
             limit=None if everything else limit,
             as_json=as_json,

@@ -1,7 +1,7 @@
 """Results on standard output: tables for people, one JSON object a line for machines."""
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from service.cli.desk import Row, Rows, walk
+from service.cli.desk import Ask, Row, walk
 from service.cli.moments import show_iso, show_local
 
 # Where no terminal limits the line, a table is as wide as its content, so that grep finds it.
@@ -129,7 +129,7 @@ def _for_machines(value: Any, name: str = "") -> Any:
 
 
 async def print_pages(
-    ask: Callable[[int, str | None], Awaitable[Rows]],
+    ask: Ask,
     table: Callable[[Sequence[Row]], None],
     *,
     limit: int | None,
