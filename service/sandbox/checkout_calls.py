@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from service.sandbox.deliveries import retry_after_s
+from service.sandbox.deliveries import LOST, retry_after_s
 
 # Of the middle documentation; the old page names no method for captures and refunds.
 METHODS = {
@@ -24,7 +24,6 @@ METHODS = {
     "capture": "PUT",
     "refund": "POST",
 }
-LOST = "lost"
 _DONE = (HTTPStatus.OK, HTTPStatus.CREATED)
 # Of the answers that begin with 4, those that ask to come back.
 _LATER = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)

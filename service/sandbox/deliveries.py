@@ -22,7 +22,7 @@ from service.sandbox.scayle import respell
 
 CONFIRMED = "order-confirmed"
 _ACCEPTED = 200
-_LOST = "lost"
+LOST = "lost"
 _FIRST_WAIT_S = 0.05
 
 
@@ -278,7 +278,7 @@ async def _deliver_one(run: _Run, session: aiohttp.ClientSession, body: bytes) -
                 status = str(response.status)
                 told_s = retry_after_s(response.headers.get("Retry-After"))
         except (aiohttp.ClientError, TimeoutError, ConnectionError):
-            status = _LOST
+            status = LOST
         run.by_status[status] += 1
         if status == str(_ACCEPTED):
             run.latencies.append(loop.time() - began)
