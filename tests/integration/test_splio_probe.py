@@ -33,8 +33,8 @@ ASKS: dict[str, Ask] = {
 }
 
 
-def config(url: str) -> SplioConfig:
-    return SplioConfig(url=url, api_key="key", request_timeout_s=0.5, reply_limit_bytes=1000)
+def config(url: str, *, timeout_s: float = 10.0) -> SplioConfig:
+    return SplioConfig(url=url, api_key="key", request_timeout_s=timeout_s, reply_limit_bytes=1000)
 
 
 async def outcome(server: SplioServer, ask: Ask, *actions: Action) -> object:
@@ -165,7 +165,10 @@ async def test_a_wrong_key_is_named_as_such() -> None:
 
 async def test_time_limits_hold() -> None:
     released = asyncio.Event()
-    async with open_splio_server() as server, open_probe(config(server.url)) as probe:
+    async with (
+        open_splio_server() as server,
+        open_probe(config(server.url, timeout_s=0.2)) as probe,
+    ):
         server.authentications.append(hang(released))
         with pytest.raises(ProbeError) as caught:
             await probe.authenticate()
