@@ -59,6 +59,7 @@ class Pace:
         holds_idle_s: the same after the last card.
         shapes_every_s: from one storing of shapes to the next.
         chores_every_s: between two rounds of chores.
+        desk_again_s: until a ledger that is away is asked again, by who only receives.
         tidy_rounds: rounds from one purge and trim to the next.
         log_retention_s: how long records that were read stay in the log, by topic.
     """
@@ -69,6 +70,7 @@ class Pace:
     holds_idle_s: float = 30.0
     shapes_every_s: float = 30.0
     chores_every_s: float = 1.0
+    desk_again_s: float = 5.0
     tidy_rounds: int = 60
     log_retention_s: Mapping[Topic, float] = field(default_factory=lambda: DEFAULT_RETENTION_S)
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from contextlib import AsyncExitStack
-from typing import Final
 
 from consumers.stopping import pause
 from service.checkout.desk import CheckoutDesk
@@ -14,8 +13,6 @@ from service.settings import Settings
 from service.stores import make_clock, open_ledger, open_splio
 from service.telemetry.metrics import Metrics
 from service.web.shape_keeping import ShapeKeeper
-
-_AGAIN_S: Final = 5.0
 
 logger = logging.getLogger("relay.checkout")
 
@@ -38,7 +35,7 @@ class LateDesk:
         metrics: Metrics,
         shapes: ShapeKeeper,
         step: StepHook,
-        again_s: float = _AGAIN_S,
+        again_s: float,
     ) -> None:
         assert settings.splio_url is not None, "checked with the settings"
         self._settings = settings

@@ -188,7 +188,9 @@ async def open_runtime(
                     desks = _always(desk)
             workers += consumers.workers
         elif settings.loyalty_tokens:
-            late = LateDesk(settings, metrics=metrics, shapes=shapes, step=step)
+            late = LateDesk(
+                settings, metrics=metrics, shapes=shapes, step=step, again_s=pace.desk_again_s
+            )
             readiness.ask_also(late.degraded)
             workers.append(late)
             desks = late.desk

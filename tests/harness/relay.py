@@ -34,6 +34,7 @@ BRISK: Final = Pace(
     holds_idle_s=0.2,
     shapes_every_s=0.1,
     chores_every_s=0.1,
+    desk_again_s=0.1,
     tidy_rounds=5,
 )
 
