@@ -2,6 +2,7 @@
 
 import asyncio
 import heapq
+import math
 from itertools import count
 from typing import Final
 
@@ -28,10 +29,11 @@ class FakeClock:
         return self._elapsed_ns / 1e9
 
     async def sleep(self, seconds: float) -> None:
-        until_ns = self._elapsed_ns + round(seconds * 1e9)
-        if until_ns <= self._elapsed_ns:
+        if seconds <= 0:
             await asyncio.sleep(0)
             return
+        # At least a tick: who looks again at what is closer than that would never sleep.
+        until_ns = self._elapsed_ns + max(1, round(seconds * 1e9))
         released: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (until_ns, next(self._order), released))
         await released
@@ -44,6 +46,12 @@ class FakeClock:
             _, _, released = heapq.heappop(self._sleepers)
             if not released.done():
                 released.set_result(None)
+
+    def next_in_s(self) -> float:
+        """When the next sleeper wakes up; infinite without one."""
+        if not self._sleepers:
+            return math.inf
+        return (self._sleepers[0][0] - self._elapsed_ns) / 1e9
 
     @property
     def sleeping(self) -> int:

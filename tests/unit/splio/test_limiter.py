@@ -16,6 +16,7 @@ from service.domain.ports import Reserved
 from service.splio.limiter import LEAD_S, GateClosedError, Grant, Limiter
 from service.splio.schedule import JITTER_S, MemorySchedule, rate_of
 from tests.fakes.clock import FakeClock
+from tests.fakes.waiting import settle_down
 
 LANE = Lane.OTHER
 STEP_S = 0.002
@@ -42,9 +43,10 @@ class Bench:
     async def run(self, seconds: float) -> None:
         """Let `seconds` pass, with everybody who wakes up getting a turn."""
         await settle()
-        until_s = self.clock.monotonic_s() + seconds
-        while self.clock.monotonic_s() < until_s:
-            self.clock.advance(STEP_S)
+        while seconds > 0:
+            step_s = min(seconds, self.clock.next_in_s())
+            self.clock.advance(step_s)
+            seconds -= step_s
             await settle()
 
     def most_in_a_second(self) -> int:
@@ -55,8 +57,7 @@ class Bench:
 
 
 async def settle() -> None:
-    for _ in range(4):
-        await asyncio.sleep(0)
+    await settle_down(10)
 
 
 async def gather_all(tasks: list["asyncio.Task[None]"]) -> None:
