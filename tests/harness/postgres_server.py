@@ -21,6 +21,8 @@ from tests.harness.ports import free_port
 _START_S: Final = 60
 _USER: Final = "relay"
 _DISK: Final = Path("/var/tmp")
+_MEMORY: Final = Path("/dev/shm")
+_ROOM: Final = 6 * 2**30  # for the databases of a session, of 8 MB each
 # What it says while it starts, or makes up for having been killed.
 _NOT_YET: Final = ("refused", "starting up", "not yet accepting", "recovery mode")
 _CONFIGURATION: Final = """
@@ -28,6 +30,8 @@ listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 200
 shared_buffers = 128MB
+# What a killed server leaves behind goes with its data.
+dynamic_shared_memory_type = mmap
 wal_level = replica
 checkpoint_timeout = 15min
 max_wal_size = 2GB
@@ -44,14 +48,13 @@ class PostgresServer:
     One server on its own data and port; leaving the context kills it and removes the data.
 
     Args:
-        durable: with fsync, as in production, and on a disk; without, tests that only need SQL
-            are quicker.
+        durable: with fsync, as in production, and on a disk; without, and in memory where there
+            is room, tests that only need SQL are quicker.
     """
 
     def __init__(self, *, durable: bool) -> None:
         self._programs = _programs()
-        # /tmp may be memory, where fsync is free.
-        parent = _DISK if durable and _DISK.is_dir() else None
+        parent = _on_disk() if durable else _in_memory()
         self._home = Path(tempfile.mkdtemp(prefix="relay-postgres-", dir=parent))
         self._data = self._home / "data"
         self._log_path = self._home / "server.log"
@@ -213,6 +216,19 @@ class PostgresServer:
             except psycopg.OperationalError as error:
                 if not any(state in str(error) for state in _NOT_YET):
                     raise
+
+
+def _on_disk() -> Path | None:
+    """Not /tmp, which may be memory, where fsync is free."""
+    return _DISK if _DISK.is_dir() else None
+
+
+def _in_memory() -> Path | None:
+    """A new database is hundreds of files, which a disk's file system is slow to make."""
+    if not _MEMORY.is_dir():
+        return None
+    free = min(shutil.disk_usage(_MEMORY).free, psutil.virtual_memory().available)
+    return _MEMORY if free >= _ROOM else None
 
 
 def _programs() -> Path:
