@@ -16,6 +16,7 @@ from service.sandbox.scayle import generate_orders
 from service.sandbox.splio import SplioSandbox
 from service.telemetry.logs import JsonFormatter
 from tests.harness.relay import PASSWORD, Relay, running_relay, running_sandbox
+from tests.harness.waiting import until
 
 # Fields of SCAYLE's orders that say something about a person, wherever they stand.
 _PERSONAL: Final = frozenset(
@@ -32,6 +33,11 @@ _PERSONAL: Final = frozenset(
         "referenceKey",
     )
 )
+# What may have been lost is looked up soon.
+_SOON: Final = {
+    "visible_after": "orders=300ms,credits=500ms,grants=500ms",
+    "request_timeout": "500ms",
+}
 _SECRETS: Final = (PASSWORD, "sandbox-api-key")
 
 
@@ -96,23 +102,39 @@ async def _call(relay: Relay, sandbox: SplioSandbox) -> set[str]:
     for operation in ("member.create", "reward.grant", "member.balance", "contact.read"):
         for fault in ("lost_reply", "garbage", "status"):
             sandbox.add_fault(FaultRule(operation, fault, count=1))
+
+    async def status(method: str, operation: str, fields: Mapping[str, Any], **token: str) -> int:
+        return (await relay.call(method, operation, fields, **token)).status
+
     for _ in range(3):
-        await relay.call("POST", "register", customer)
-        await relay.call("POST", "verify", {**spent, "email": email})
-        await relay.call("POST", "validate", {**spent, "cardNumber": other})
-        await relay.call("GET", "balance", {"cardKey": card, "type": "splio_club"})
-    await relay.call("PUT", "capture", spent)
-    await relay.call("PUT", "capture", {**spent, "cardKey": other})
-    await relay.call("POST", "refund", {**spent, "cardKey": other, "amount": 5})
-    await relay.call("POST", "collect", {**spent, "cardKey": other, "orderId": None})
-    await relay.call("PUT", "capture", spent, Authorization="Bearer wrong-secret-7")
-    return {card, other, email, email.lower(), "Augusta", "Byron"}
+        assert await status("POST", "register", customer) in (200, 201, 503)
+        assert await status("GET", "balance", {"cardKey": card, "type": "splio_club"}) in (200, 503)
+        assert await status("POST", "verify", {**spent, "email": email}) in (200, 503)
+        assert await status("POST", "validate", {**spent, "cardNumber": other}) == 400
+
+    async def is_registered() -> bool:
+        return await status("POST", "register", customer) == 200
+
+    async def is_told() -> bool:
+        return await status("GET", "balance", {"cardKey": card, "type": "splio_club"}) == 200
+
+    await until(is_registered, what="the customer is registered")
+    await until(is_told, what="the balance is told")
+    assert await status("PUT", "capture", spent) == 200
+    assert await status("PUT", "capture", {**spent, "cardKey": other}) == 409
+    assert await status("POST", "refund", {**spent, "cardKey": other, "amount": 5}) == 409
+    assert await status("POST", "collect", {**spent, "cardKey": other, "orderId": None}) == 422
+    assert await status("PUT", "capture", spent, Authorization="Bearer wrong-secret-7") == 401
+    registered = (await relay.call("POST", "register", customer)).json["cardKey"]
+    return {card, other, registered, email, email.lower(), "Augusta", "Byron"}
 
 
 async def _lists(relay: Relay) -> list[str]:
     """What the operations door shows."""
     texts = []
-    order_ids = {item["order_key"] for item in await relay.effects()}
+    effects = await relay.effects()
+    assert {"order", "earn", "capture", "debit", "member"} <= {item["kind"] for item in effects}
+    order_ids = {item["order_key"] for item in effects}
     letters = [item["id"] for item in await relay.dead_letters()]
     for path in (
         "/metrics",
@@ -124,7 +146,7 @@ async def _lists(relay: Relay) -> list[str]:
         "/api/effects?limit=200",
         "/api/dead-letters?limit=200",
         *(f"/api/orders/{order_id}" for order_id in sorted(order_ids)),
-        *(f"/api/effects/{item['effect_key']}" for item in await relay.effects()),
+        *(f"/api/effects/{item['effect_key']}" for item in effects),
     ):
         answer = await relay.operate("GET", path)
         assert answer.status == 200, (path, answer)
@@ -143,7 +165,7 @@ async def test_nothing_personal_is_written_or_shown(tmp_path: Path, log_lines: i
             for operation in ("order.create", "credit", "contact.create"):
                 sandbox.add_fault(FaultRule(operation, fault, count=1, skip=3))
         sandbox.add_fault(FaultRule("credit", "status", count=1, skip=9, status=418))
-        async with running_relay(tmp_path, sandbox) as relay:
+        async with running_relay(tmp_path, sandbox, _SOON) as relay:
             await relay.post(b'{"type": "order-confirmed", "payload": {"email": "a@b.example"}}')
             await relay.post(b'{"type": 5, "email": "camille.roux@example.com"}')
             await relay.deliver(envelopes, DeliveryPlan(duplicates=0.3, reordering=5, seed=1))
