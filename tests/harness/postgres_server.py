@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ import psycopg
 from tests.harness.ports import free_port
 
 _START_S: Final = 60
+_LOOK_S: Final = 0.01
 _USER: Final = "relay"
 _DISK: Final = Path("/var/tmp")
 _MEMORY: Final = Path("/dev/shm")
@@ -152,8 +154,11 @@ class PostgresServer:
             # A session whose client has gone, or the postmaster, ends by itself meanwhile.
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(family, _START_S)
         self._process.wait(_START_S)
+        deadline = time.monotonic() + _START_S
+        while any(_lives(process) for process in family):
+            assert time.monotonic() < deadline, "it was killed and does not end"
+            time.sleep(_LOOK_S)
         self._process = None
 
     def freeze(self) -> None:
@@ -216,6 +221,14 @@ class PostgresServer:
             except psycopg.OperationalError as error:
                 if not any(state in str(error) for state in _NOT_YET):
                     raise
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Not one that has ended and that init has not taken note of yet."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _on_disk() -> Path | None:
