@@ -109,10 +109,11 @@ class Fleet:
             return Answer(response.status, response.headers, await response.read())
 
     async def metric(self, process: ServiceProcess, sample: str) -> float:
-        """The value of a sample as it is written, labels included; 0 when there is none."""
+        """The value of a sample as it is written, labels included."""
         async with self._session.get(f"{process.operations_url}/metrics") as response:
             found = re.search(rf"^{re.escape(sample)} (\S+)$", await response.text(), re.M)
-            return float(found[1]) if found else 0.0
+            assert found is not None, f"there is no {sample}"
+            return float(found[1])
 
     def log_text(self) -> str:
         """The end of what every process wrote."""

@@ -19,6 +19,7 @@ from service.sandbox.deliveries import DeliveryPlan, DeliveryReport, deliver
 from service.sandbox.splio import SplioSandbox, SplioSandboxSettings, open_splio_sandbox
 from service.settings import load_settings
 from service.supervisor import Death
+from tests.fakes.metrics import value
 from tests.harness.account import Account, compare
 from tests.harness.waiting import until
 
@@ -196,8 +197,8 @@ class Relay:
         return sum(statement["requests"].get(operation, {}).values())
 
     def metric(self, name: str, **labels: str) -> float:
-        """The value of one sample; 0 when there is none."""
-        return self.runtime.metrics.registry.get_sample_value(name, labels) or 0.0
+        """The value of one sample, which must be there from the start."""
+        return value(self.runtime.metrics, name, **labels)
 
 
 def _body(fields: Any) -> bytes | AsyncIterator[bytes]:
