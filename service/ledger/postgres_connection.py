@@ -21,6 +21,10 @@ CONNECT_TIMEOUT_S: Final = 3
 _STATEMENT_TIMEOUT_MS: Final = 5_000  # of one statement, by the server
 _LOCK_TIMEOUT_MS: Final = 3_000  # of waiting for a row that another process changes
 _IDLE_TIMEOUT_MS: Final = 10_000  # of a transaction whose process does nothing
+# Of a whole one, as the limit above does not count between statements that are sent one behind the
+# other: a process that is stopped there would keep its rows from all others.
+TRANSACTION_TIMEOUT_MS: Final = 30_000
+_KNOWS_TRANSACTION_TIMEOUT: Final = 170_000  # the server's version
 # What a server that does not answer at all is waited for; longer than its own limits.
 _ANSWER_TIMEOUT_S: Final = 8.0
 _NODE_LOCK: Final = 0x4C524C31  # "LRL1": the first half of the advisory locks that number writers
@@ -82,11 +86,16 @@ class LimitedConnection(psycopg.Connection[tuple[Any, ...]]):
             raise psycopg.OperationalError("the server does not answer") from error
 
 
-def connect(address: str, *, name: str) -> LimitedConnection:
+def connect(
+    address: str, *, name: str, transaction_timeout_ms: int = TRANSACTION_TIMEOUT_MS
+) -> LimitedConnection:
     """
     A connection in autocommit mode.
 
-    `name` is shown in `pg_stat_activity`. Raises: psycopg.OperationalError.
+    Args:
+        name: shown in `pg_stat_activity`.
+        transaction_timeout_ms: 0 is none. Servers before 17 know none.
+    Raises: psycopg.OperationalError.
     """
     raw = LimitedConnection.connect(
         address,
@@ -100,6 +109,8 @@ def connect(address: str, *, name: str) -> LimitedConnection:
         keepalives_count=3,
     )
     raw.adapters.register_dumper(list, ArrayDumper)
+    if raw.info.server_version >= _KNOWS_TRANSACTION_TIMEOUT:
+        raw.execute(f"SET transaction_timeout = {transaction_timeout_ms}")
     return raw
 
 

@@ -30,7 +30,7 @@ def migrate(address: str) -> Sequence[str]:
     """
     migrations = load_migrations("postgres")
     try:
-        with connect(address, name="loyalty-relay migrate") as connection:
+        with connect(address, name="loyalty-relay migrate", transaction_timeout_ms=0) as connection:
             connection.execute("SET statement_timeout = 0")
             connection.execute(f"SET lock_timeout = '{_MIGRATION_PATIENCE}'")
             connection.limit_s = None

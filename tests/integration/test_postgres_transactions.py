@@ -1,14 +1,16 @@
 """The writer's transactions on PostgreSQL, whose statements are not waited for one by one."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from service.ledger.postgres_connection import AWAY, PostgresWriterConnection
+from service.ledger.postgres_connection import AWAY, PostgresWriterConnection, connect
 from service.ledger.postgres_schema import migrate
 from tests.harness.postgres_server import PostgresServer
+from tests.harness.waiting import until
 
 _INSERT = "INSERT INTO meta (name, value) VALUES (?, ?)"
 _COUNT = "SELECT count(*) FROM meta WHERE name LIKE 'test%'"
@@ -111,6 +113,33 @@ def test_a_server_that_went_away_in_between_commits_nothing(
         assert count(connection) == 0
     finally:
         connection.close()
+
+
+async def test_a_process_that_is_stopped_between_two_statements_keeps_no_row_for_long(
+    postgres_server: PostgresServer,
+) -> None:
+    """The server's limit of idle transactions does not count there, as more may be on its way."""
+    address = postgres_server.new_database()
+    migrate(address)
+    with (
+        psycopg.connect(address, autocommit=True) as onlooker,
+        connect(address, name="stopped", transaction_timeout_ms=700) as stopped,
+    ):
+
+        def state() -> str | None:
+            row = onlooker.execute(
+                "SELECT state FROM pg_stat_activity WHERE application_name = 'stopped'"
+            ).fetchone()
+            return row[0] if row else None
+
+        with suppress(psycopg.OperationalError), stopped.pipeline():
+            for number in range(3):
+                stopped.execute(
+                    "INSERT INTO meta (name, value) VALUES (%s, 'x')", [f"test {number}"]
+                )
+            await until(lambda: state() == "active", what="statements are under way")
+            await until(lambda: state() is None, what="the server gives it up", timeout_s=8)
+        assert onlooker.execute(_COUNT.replace("?", "%s")).fetchone() == (0,)
 
 
 @pytest.mark.parametrize(
