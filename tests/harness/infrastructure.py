@@ -9,7 +9,7 @@ from typing import NoReturn
 import pytest
 
 from tests.harness.kafka_jars import BrokerMissingError, broker_jars
-from tests.harness.kafka_server import KafkaServer
+from tests.harness.kafka_server import KafkaServer, archive_classes
 from tests.harness.postgres_server import PostgresMissingError, PostgresServer
 
 MakeKafkaServer = Callable[..., KafkaServer]
@@ -23,12 +23,14 @@ def absent(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def kafka_jars() -> Path:
-    """The broker's jars."""
+def kafka_jars(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The broker's jars, with its classes archived."""
     try:
-        return broker_jars()
+        jars = broker_jars()
     except BrokerMissingError as error:
         absent(str(error))
+    archive_classes(tmp_path_factory.mktemp("kafka-classes"), jars)
+    return jars
 
 
 @pytest.fixture(scope="session")
