@@ -25,6 +25,7 @@ class Point:
             and dies at one of these times.
         faults, settings: what is needed to get there.
         is_in_outage: gets there only when the broker was away.
+        pays: points are spent meanwhile; not where no call of the checkout comes by.
     """
 
     stores: frozenset[Stores]
@@ -33,6 +34,7 @@ class Point:
     faults: Sequence[FaultRule] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     is_in_outage: bool = False
+    pays: bool = True
 
     def counts(self, stores: Stores) -> tuple[int, int]:
         """Of two processes that share the work one does at least half of it."""
@@ -42,17 +44,17 @@ class Point:
 
 # A step that is missing here fails `test_every_step_is_in_the_matrix`.
 POINTS: Final[Mapping[Step, Point]] = {
-    Step.WEBHOOK_READ: Point(_ANYWHERE, 5, 30),
-    Step.WEBHOOK_PUBLISHED: Point(_ANYWHERE, 5, 30),
+    Step.WEBHOOK_READ: Point(_ANYWHERE, 5, 30, pays=False),
+    Step.WEBHOOK_PUBLISHED: Point(_ANYWHERE, 5, 30, pays=False),
     # On Kafka: before a record is handed to the producer, after it was acknowledged.
-    Step.LOG_BEFORE_COMMIT: Point(_ANYWHERE, 2, 6),
-    Step.LOG_AFTER_COMMIT: Point(_ANYWHERE, 2, 6),
-    Step.LOG_TRIMMED: Point(_FILE_LOG, 1, 2),
+    Step.LOG_BEFORE_COMMIT: Point(_ANYWHERE, 2, 6, pays=False),
+    Step.LOG_AFTER_COMMIT: Point(_ANYWHERE, 2, 6, pays=False),
+    Step.LOG_TRIMMED: Point(_FILE_LOG, 1, 2, pays=False),
     # What was spooled goes out as one batch.
-    Step.SPOOL_APPENDED: Point(_KAFKA, 4, 15, is_in_outage=True),
-    Step.SPOOL_FORWARDED: Point(_KAFKA, 1, 1, is_in_outage=True),
-    Step.SPOOL_ACKNOWLEDGED: Point(_KAFKA, 1, 1, is_in_outage=True),
-    Step.SPOOL_LEFT: Point(_KAFKA, 1, 1, is_in_outage=True),
+    Step.SPOOL_APPENDED: Point(_KAFKA, 4, 15, is_in_outage=True, pays=False),
+    Step.SPOOL_FORWARDED: Point(_KAFKA, 1, 1, is_in_outage=True, pays=False),
+    Step.SPOOL_ACKNOWLEDGED: Point(_KAFKA, 1, 1, is_in_outage=True, pays=False),
+    Step.SPOOL_LEFT: Point(_KAFKA, 1, 1, is_in_outage=True, pays=False),
     Step.RECORDS_FETCHED: Point(_ANYWHERE, 2, 5),
     Step.RECORDS_PLANNED: Point(_ANYWHERE, 2, 5),
     Step.PLANS_COMMITTED: Point(_ANYWHERE, 2, 5),
@@ -70,9 +72,9 @@ POINTS: Final[Mapping[Step, Point]] = {
     Step.LOOK_UP_RECORDED: Point(_ANYWHERE, 1, 4, faults=LOST_REPLIES),
     Step.CREDITS_SEEN: Point(_ANYWHERE, 1, 4),
     # A second has passed before it is looked at again, and all may be settled by then.
-    Step.OUTBOX_READ: Point(_KAFKA, 1, 1),
-    Step.OUTBOX_PUBLISHED: Point(_KAFKA, 1, 1),
-    Step.OUTBOX_REMOVED: Point(_KAFKA, 1, 1),
+    Step.OUTBOX_READ: Point(_KAFKA, 1, 1, pays=False),
+    Step.OUTBOX_PUBLISHED: Point(_KAFKA, 1, 1, pays=False),
+    Step.OUTBOX_REMOVED: Point(_KAFKA, 1, 1, pays=False),
     Step.LEDGER_PURGED: Point(_ANYWHERE, 2, 8, settings={"RELAY_RETENTION": "1s"}),
     # One process of the two takes the calls.
     Step.CALL_RECORDED: Point(_ANYWHERE, 5, 30),

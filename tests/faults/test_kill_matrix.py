@@ -39,7 +39,8 @@ def _once(step: Step, stores: Stores) -> Scenario:
         stores=stores,
         is_static=draw.choice((True, False)),
         begins_away=point.is_in_outage,
-        collects=draw.choice((True, False)),
+        pays=point.pays,
+        collects=draw.choice((True, False)) and point.pays,
     )
 
 
@@ -54,7 +55,8 @@ def _while_replies_are_lost(step: Step, stores: Stores, number: int) -> Scenario
         seed=number + 2,
         stores=stores,
         is_static=number % 2 == 1,
-        collects=number // 2 == 1,
+        pays=point.pays,
+        collects=number // 2 == 1 and point.pays,
         begins_away=point.is_in_outage,
     )
 
