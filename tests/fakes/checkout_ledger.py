@@ -42,20 +42,27 @@ class FakeCheckoutLedger(FakeLedger):
         self.waiting: dict[EffectKey, int] = {}
         self.reads_go = asyncio.Event()
         self.reads_go.set()
+        self._worth: dict[EffectKey, int] = {}  # debits that were sent
 
     def put(self, card: str, points: int | None, *, age_s: float = 0.0, held: int = 0) -> None:
         """A balance that Splio told so long ago."""
         asked_at_ms = self.clock.now_ms() - round(age_s * 1000)
-        self.known[card] = KnownBalance(points, asked_at_ms, held, ())
+        self.known[card] = KnownBalance(points, asked_at_ms, held, (), self._of(card).generation)
 
-    def hold(self, card: str, points: int, *sent: EffectKey) -> None:
-        """A capture; `sent` are those of its debits that were sent, which no balance shows yet."""
+    def hold(self, card: str, points: int, *, sent: EffectKey | None = None) -> None:
+        """A capture; `sent` is the debit of all of it, which no balance shows yet."""
         known = self._of(card)
-        self.known[card] = replace(known, held=known.held + points, unseen=(*known.unseen, *sent))
+        self.known[card] = replace(known, held=known.held + points)
+        if sent is not None:
+            self._worth[sent] = points
+            self.known[card] = replace(self.known[card], unseen=(*known.unseen, sent))
 
     def forget(self, card: str) -> None:
         """An operator ended a hold: what Splio said of the card counts no more."""
-        self.known[card] = replace(self._of(card), at_splio=None, asked_at_ms=None)
+        known = self._of(card)
+        self.known[card] = replace(
+            known, at_splio=None, asked_at_ms=None, generation=known.generation + 1
+        )
 
     def _of(self, card: str) -> KnownBalance:
         return self.known.get(card, NOTHING_KNOWN)
@@ -70,12 +77,18 @@ class FakeCheckoutLedger(FakeLedger):
         await asyncio.sleep(0)
         self._enter("record_balance")
         known = self._of(reading.card)
-        if not reading.considered.issuperset(known.unseen):
+        considers_all = reading.considered.issuperset(known.unseen)
+        if not considers_all or reading.generation != known.generation:
             return None
-        if known.asked_at_ms is None or known.asked_at_ms < reading.asked_at_ms:
+        shown = [key for key in known.unseen if key in reading.shown]
+        if shown or known.asked_at_ms is None or known.asked_at_ms < reading.asked_at_ms:
             known = replace(known, at_splio=reading.points, asked_at_ms=reading.asked_at_ms)
-        left = tuple(key for key in known.unseen if key not in reading.shown)
-        self.known[reading.card] = replace(known, unseen=left)
+        self.known[reading.card] = replace(
+            known,
+            held=known.held - sum(self._worth.pop(key) for key in shown),
+            unseen=tuple(key for key in known.unseen if key not in reading.shown),
+            generation=known.generation + bool(shown),
+        )
         self.readings[reading.card] += 1
         return self.known[reading.card]
 

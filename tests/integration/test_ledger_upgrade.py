@@ -23,6 +23,7 @@ from tests.contract.ledger_fixture import (
 from tests.fakes.clock import FakeClock
 
 LEDGERS: Final = sorted((Path(__file__).parent.parent / "fixtures" / "ledgers").glob("*.sql"))
+assert LEDGERS
 
 
 @pytest.fixture(params=LEDGERS, ids=[path.stem for path in LEDGERS])

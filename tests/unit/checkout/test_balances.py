@@ -349,8 +349,8 @@ async def test_debit_that_was_sent_is_looked_for_before_the_balance_is_believed(
     shoppers.splio.balances[CARD] = 1500
     shoppers.splio.ledgers[CARD] = [DEBIT]
     shoppers.ledger.put(CARD, 2500, age_s=60)
-    shoppers.ledger.hold(CARD, 1000, DEBIT)
-    assert await shoppers.usable() is not None
+    shoppers.ledger.hold(CARD, 1000, sent=DEBIT)
+    assert await shoppers.usable() == 1500
     assert shoppers.splio.asked == [
         (Operation.READ_BALANCE, CARD),
         (Operation.LIST_POINTS, CARD),
