@@ -25,7 +25,7 @@ class Point:
             and dies at one of these times.
         faults, settings: what is needed to get there.
         is_in_outage: gets there only when the broker was away.
-        pays: points are spent meanwhile; not where no call of the checkout comes by.
+        pays: points are spent meanwhile in the quick half; not where no call comes by.
     """
 
     stores: frozenset[Stores]

@@ -55,8 +55,7 @@ def _while_replies_are_lost(step: Step, stores: Stores, number: int) -> Scenario
         seed=number + 2,
         stores=stores,
         is_static=number % 2 == 1,
-        pays=point.pays,
-        collects=number // 2 == 1 and point.pays,
+        collects=number // 2 == 1,
         begins_away=point.is_in_outage,
     )
 
