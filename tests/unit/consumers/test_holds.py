@@ -60,7 +60,7 @@ class Bench:
     def sent(self, *cards: str) -> None:
         """Debits of these cards were sent; no balance shows them yet."""
         for card in cards:
-            self.ledger.hold(card, 100, EffectKey(f"debit-{card}"))
+            self.ledger.hold(card, 100, sent=EffectKey(f"debit-{card}"))
 
     def asked(self) -> list[str]:
         """The cards asked about, one after the other."""
