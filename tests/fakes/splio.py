@@ -22,6 +22,14 @@ from tests.fakes.clock import FakeClock
 Reply = Answer | OrderComparison | CreditPage | int | None | Exception
 
 
+class FreePermit:
+    """A permit that nobody counts."""
+
+    lane = Lane.OTHER
+
+    def hand_back(self) -> None: ...
+
+
 class FakePermit:
     """A permit that is used once or handed back once."""
 

@@ -13,7 +13,7 @@ from service.checkout.arrival import Arrival
 from service.checkout.cards import Programs
 from service.checkout.registration import RegistrationConfig, Registrations
 from service.domain.call_planning import CallPlanner, CallPolicy
-from service.domain.effects import Lane, RenderedRequest
+from service.domain.effects import RenderedRequest
 from service.domain.errors import RetryableError
 from service.domain.events import Customer
 from service.domain.loyalty import Contact, LoyaltySplio, Registered
@@ -24,19 +24,11 @@ from service.splio.requests import SplioRenderer
 from service.telemetry.metrics import Metrics
 from tests.contract.ledger_fixture import CONFIG
 from tests.fakes.clock import FakeClock
-from tests.fakes.splio import FakeSplio
+from tests.fakes.splio import FakeSplio, FreePermit
 
 CAMILLE = Customer("7", None, "camille@example.com", None, "Camille", "Roy", False, False)
 TIMEOUT_S = 3.0
 LEASE_MARGIN_S = 20.0
-
-
-class Pass:
-    """A permit that nobody counts."""
-
-    lane = Lane.OTHER
-
-    def hand_back(self) -> None: ...
 
 
 class SlowLoyalty:
@@ -49,7 +41,7 @@ class SlowLoyalty:
 
     async def checkout_permit(self) -> Permit:
         self._clock.advance(next(self._waits_s))
-        return Pass()
+        return FreePermit()
 
     async def read_contact(
         self, key: str, *, is_internal: bool = False, deadline_s: float, traceparent: str

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from prometheus_client import CollectorRegistry
@@ -34,14 +35,16 @@ from service.domain.effects import EffectKey, Kind, Lane, State
 from service.domain.errors import RelayError, WrongStateError
 from service.domain.ledger import Claim, LookUpVerdict
 from service.domain.loyalty import LoyaltySplio
-from service.domain.ports import Splio
+from service.domain.ports import Splio, Step
 from service.ledger.config import LedgerConfig
 from service.ledger.sqlite import SqliteLedger, open_sqlite_ledger
 from service.splio.requests import SplioRenderer
 from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
+from tests.fakes.splio import FreePermit
 from tests.harness.files import SqliteView
-from tests.model.points_splio import VISIBLE_AFTER_MS, Fate, PointsPermit, PointsSplio
+from tests.model.points_splio import VISIBLE_AFTER_MS, Fate, PointsSplio
+from tests.model.staged_ledger import Crashed
 from tests.unit.builders import POLICY
 
 CARD: Final = "2171707962088"
@@ -51,6 +54,7 @@ _TRACE: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 _MEMORY_DISK: Final = Path("/dev/shm")
 _METRICS: Final = Metrics(CollectorRegistry())
 _TURNS: Final = 6  # of the loop, in which whoever can go on does
+_COMMIT: Final = (Step.LEDGER_BEFORE_COMMIT, Step.LEDGER_AFTER_COMMIT)
 _PICK: Final = st.integers(0, 9)
 _DELAYS_MS: Final = st.sampled_from((0, 0, 1_000, VISIBLE_AFTER_MS))
 _HELD_BY: Final = (
@@ -108,6 +112,7 @@ class CheckoutMachine(RuleBasedStateMachine):
         self.attempts: list[asyncio.Task[None]] = []
         self.random = random.Random(1)
         self.processes = 0
+        self.dies_at: Step | None = None
         self.orders = 0
         policy = CallPolicy("main", points_limit=400, rewards=_REWARDS)
         self.planner = CallPlanner(policy, SplioRenderer())
@@ -128,13 +133,16 @@ class CheckoutMachine(RuleBasedStateMachine):
         self._run(self._die())
         self._run(self._start())
 
-    @rule(points=st.integers(1, 450), turns=st.integers(0, 8), order=st.integers(0, 2))
-    def crash_in_a_capture(self, points: int, turns: int, order: int) -> None:
+    @rule(points=st.integers(1, 450), order=st.integers(0, 2), at=st.sampled_from(_COMMIT))
+    def crash_in_a_capture(self, points: int, order: int, at: Step) -> None:
         """It may be recorded; nobody was answered, so it comes again."""
         spending = self._spending(points, order, f"k{self.orders}")
         self.orders += 1
         self.unanswered.append((CallOperation.CAPTURE, spending))
-        self._run(self._cut_off(self._record(CallOperation.CAPTURE, spending), turns))
+        self.dies_at = at
+        with pytest.raises(Crashed):
+            self._run(self._record(CallOperation.CAPTURE, spending))
+        self.crash()
 
     # -- SCAYLE
 
@@ -231,7 +239,7 @@ class CheckoutMachine(RuleBasedStateMachine):
     @rule()
     def ask_balance(self) -> None:
         reading = self.reader.read(
-            CARD, permit=PointsPermit(), deadline_s=float("inf"), traceparent=_TRACE
+            CARD, permit=FreePermit(), deadline_s=float("inf"), traceparent=_TRACE
         )
         self.readings.append(self.loop.create_task(reading))
         self._run(self._rest())
@@ -427,6 +435,7 @@ class CheckoutMachine(RuleBasedStateMachine):
                 ),
                 clock=self.clock,
                 metrics=_METRICS,
+                step=self._step,
             )
         )
         self.quiet = Quiet(real)
@@ -440,6 +449,12 @@ class CheckoutMachine(RuleBasedStateMachine):
             Kind.DEBIT: TakePoints(loyalty, self.clock),
         }
 
+    def _step(self, step: Step) -> None:
+        """The hook of every labelled step, on the ledger's thread."""
+        if step is self.dies_at:
+            self.dies_at = None
+            raise Crashed(step)
+
     async def _die(self) -> None:
         tasks = [*self.readings, *self.attempts]
         for task in tasks:
@@ -449,15 +464,6 @@ class CheckoutMachine(RuleBasedStateMachine):
         self.attempts.clear()
         self.splio.questions.clear()
         await self.stack.aclose()
-
-    async def _cut_off(self, work: Coroutine[Any, Any, Any], turns: int) -> None:
-        task = asyncio.create_task(work)
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await self._die()
-        await self._start()
 
     async def _send(self, pick: int) -> bool:
         due_before_ms = self.clock.now_ms() + 1
@@ -474,7 +480,7 @@ class CheckoutMachine(RuleBasedStateMachine):
         deadline_s = self.clock.monotonic_s() + _LEASE_S
         try:
             ended = await self.handlers[claim.effect.kind].attempt(
-                claim, permit=PointsPermit(), deadline_s=deadline_s
+                claim, permit=FreePermit(), deadline_s=deadline_s
             )
             settlement = ended.settlement
         except RelayError as error:
@@ -493,7 +499,7 @@ class CheckoutMachine(RuleBasedStateMachine):
 
     async def _ask(self) -> KnownBalance:
         return await self.reader.read(
-            CARD, permit=PointsPermit(), deadline_s=float("inf"), traceparent=_TRACE
+            CARD, permit=FreePermit(), deadline_s=float("inf"), traceparent=_TRACE
         )
 
     async def _come_to_rest(self) -> None:

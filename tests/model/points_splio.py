@@ -13,6 +13,7 @@ from service.domain.errors import InDoubtError, LanePausedError, PermanentError,
 from service.domain.loyalty import Granted
 from service.domain.ports import Accepted, Permit
 from tests.fakes.clock import FakeClock
+from tests.fakes.splio import FreePermit
 
 VISIBLE_AFTER_MS: Final = 900_000  # at the latest
 
@@ -49,15 +50,6 @@ class Question:
     told: asyncio.Future[Any]
     seen: Any = None
     is_seen: bool = False
-
-
-class PointsPermit:
-    """Leave to send; there are no limits here."""
-
-    lane: Any = None
-
-    def hand_back(self) -> None:
-        """Nothing to give back."""
 
 
 @dataclass
@@ -154,7 +146,7 @@ class PointsSplio:
     # -- the ports
 
     async def checkout_permit(self) -> Permit:
-        return PointsPermit()
+        return FreePermit()
 
     async def credit(
         self, request: RenderedRequest, *, permit: Permit, deadline_s: float, traceparent: str

@@ -1,21 +1,10 @@
 """The model test of points: no balance has what was spent, whatever happens in any order."""
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.checkout_machine import CheckoutMachine
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What the ledger logs would fill the memory."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.timeout(300)

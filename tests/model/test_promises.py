@@ -1,21 +1,10 @@
 """The model test: the promises P2 to P5 under everything that can happen, in any order."""
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import RelayMachine
-
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """What the workers log would fill the memory."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 @pytest.mark.timeout(600)
