@@ -1,12 +1,12 @@
 """SCAYLE Checkout beside the webhooks: it calls until it is answered, whoever dies meanwhile."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
@@ -20,6 +20,7 @@ _AT_ONCE: Final = 8
 _SPREAD_S: Final = 1.0  # purchases begin at some time within it, as the webhooks do
 _EXACT_S: Final = 20.0
 _PER_CUSTOMER: Final = 3  # registrations of one customer at once
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -53,21 +54,17 @@ class Checkout:
 
     async def play(self) -> CheckoutReport:
         """Until every call of the plan was answered."""
-        watching = asyncio.create_task(self._watch(), name="watch-balance")
-        try:
+        async with asyncio.TaskGroup() as both:
+            watching = both.create_task(self._watch(), name="watch-balance")
             async with asyncio.TaskGroup() as group:
                 for purchase in self._plan.purchases:
-                    group.create_task(self._later(self._stages(purchase.stages)))
+                    group.create_task(self._later(self._stages, purchase.stages))
                 for call in self._plan.collects:
-                    group.create_task(self._later(self._call(call)))
+                    group.create_task(self._later(self._call, call))
                 for email in self._plan.emails:
                     for _ in range(_PER_CUSTOMER):
-                        group.create_task(self._later(self._register(email)))
-        finally:
+                        group.create_task(self._later(self._register, email))
             watching.cancel()
-            await asyncio.wait([watching])
-        if not watching.cancelled():
-            watching.result()
         return self._report
 
     async def rest(self, earned: Mapping[str, int]) -> None:
@@ -91,10 +88,10 @@ class Checkout:
         balance: int = answer.json["balance"]
         return balance
 
-    async def _later(self, action: Awaitable[None]) -> None:
+    async def _later(self, act: Callable[[T], Awaitable[None]], what: T) -> None:
         await asyncio.sleep(self._draw.random() * _SPREAD_S)
         async with self._limit:
-            await action
+            await act(what)
 
     async def _stages(self, stages: Sequence[Sequence[Call]]) -> None:
         for stage in stages:

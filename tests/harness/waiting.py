@@ -22,12 +22,15 @@ async def until(
         every_s: between two looks; longer where a look costs something.
     Raises: AssertionError naming `what` when it takes too long.
     """
+    limit = asyncio.timeout(timeout_s)
     try:
-        async with asyncio.timeout(timeout_s):
+        async with limit:
             while True:
                 found = condition()
                 if await found if isawaitable(found) else found:
                     return
                 await asyncio.sleep(every_s)
     except TimeoutError:
+        if not limit.expired():
+            raise
         raise AssertionError(f"not within {timeout_s:g} s: {what}") from None
