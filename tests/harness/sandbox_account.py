@@ -38,12 +38,6 @@ class SandboxAccount:
         document = await self._call("GET", f"/data/contacts/{contact}")
         return [card["card_code"] for card in document["loyalty"]]
 
-    async def usable(self, card: str) -> int:
-        """What Splio's balance says may be spent."""
-        document = await self._call("GET", f"/loyalty/members/{card}/balance")
-        points: int = document["remaining"]["nq_points"]["total"]
-        return points
-
     async def _call(self, method: str, path: str, document: Any = None) -> Any:
         async with self._session.request(method, path, json=document) as response:
             return await response.json() if response.content_type.endswith("json") else None
