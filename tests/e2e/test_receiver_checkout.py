@@ -1,15 +1,11 @@
 """SCAYLE Checkout's calls in a process that only receives, beside one that consumes."""
 
-import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
-
 from service.domain.effects import OPEN_STATES
 from service.ledger.postgres_schema import migrate
-from service.runtime import Runtime, open_runtime
 from service.sandbox.scayle import generate_orders
 from service.settings import load_settings
 from service.stores import Role
@@ -17,7 +13,7 @@ from tests.e2e.test_checkout import CARD, PROGRAM, SPENT, give
 from tests.harness.kafka_server import KafkaServer
 from tests.harness.place import make_place
 from tests.harness.postgres_server import PostgresServer
-from tests.harness.relay import BRISK, PASSWORD, Relay, environment, running_sandbox
+from tests.harness.relay import PASSWORD, environment, relay_in_role, running_sandbox
 from tests.harness.waiting import until
 
 _TOKENS: Final = {
@@ -25,11 +21,6 @@ _TOKENS: Final = {
     "RELAY_SPLIO_API_KEY": "sandbox-api-key",
     "RELAY_WEBHOOK_CREDENTIALS": f"scayle:{PASSWORD}",
 }
-
-
-async def _nothing_open(runtime: Runtime) -> bool:
-    page = await runtime.operations.list_effects(states=OPEN_STATES)
-    return not page.items
 
 
 def _sources(page: Mapping[str, Any]) -> set[str]:
@@ -52,11 +43,7 @@ async def test_receiver_takes_webhooks_before_its_ledger_is_there_and_captures_a
             "RELAY_LEDGER_URL": not_migrated,
         }
         settings = load_settings(environ, sandbox=True)
-        async with (
-            open_runtime(settings, role=Role.RECEIVE, pace=BRISK) as runtime,
-            aiohttp.ClientSession() as session,
-        ):
-            receiver = Relay(runtime, sandbox, session)
+        async with relay_in_role(Role.RECEIVE, settings, sandbox) as receiver:
             assert (await receiver.post(order)).status == 200
             early = await receiver.call("PUT", "capture", SPENT)
             assert early.status == 503
@@ -67,9 +54,7 @@ async def test_receiver_takes_webhooks_before_its_ledger_is_there_and_captures_a
             assert early_shapes["is_shared"] is False
             assert "loyalty:capture" in _sources(early_shapes)
             migrate(not_migrated)
-            async with open_runtime(settings, role=Role.CONSUME, pace=BRISK) as consumer:
-                stop = asyncio.Event()
-                consuming = asyncio.create_task(consumer.run(stop))
+            async with relay_in_role(Role.CONSUME, settings, sandbox) as consumer:
                 await give(sandbox, CARD, 2500)
 
                 async def is_taken() -> bool:
@@ -85,20 +70,15 @@ async def test_receiver_takes_webhooks_before_its_ledger_is_there_and_captures_a
                 await until(is_spent, what="the points are spent", timeout_s=10)
 
                 async def is_debited() -> bool:
-                    return await _nothing_open(consumer) and bool(await sandbox.attributions())
+                    still_open = await consumer.effects(*OPEN_STATES)
+                    return not still_open and bool(await sandbox.attributions())
 
                 await until(is_debited, what="the consumer took the points", timeout_s=15)
                 assert await is_spent()
 
                 async def are_shared() -> bool:
-                    async with session.get(
-                        f"{consumer.listeners.operations_url}/api/shapes"
-                    ) as reply:
-                        page = await reply.json()
+                    page = (await consumer.operate("GET", "/api/shapes")).json
                     return page["is_shared"] and seen <= _sources(page)
 
                 seen = {"loyalty:balance", "loyalty:capture", "webhook:order-confirmed"}
                 await until(are_shared, what="the consumer shows them", timeout_s=10)
-                stop.set()
-                await consuming
-            await receiver.stop()

@@ -17,7 +17,8 @@ from service.domain.ports import StepHook, no_step
 from service.runtime import Runtime, open_runtime
 from service.sandbox.deliveries import DeliveryPlan, DeliveryReport, deliver
 from service.sandbox.splio import SplioSandbox, SplioSandboxSettings, open_splio_sandbox
-from service.settings import load_settings
+from service.settings import Settings, load_settings
+from service.stores import Role
 from service.supervisor import Death
 from tests.fakes.metrics import value
 from tests.harness.account import Account, compare
@@ -252,8 +253,22 @@ async def running_relay(
         environment(directory, {"splio_url": sandbox.url, **settings}), sandbox=True
     )
     loaded = loaded.model_copy(update=dict.fromkeys(unset))
+    async with relay_in_role(Role.SERVE, loaded, sandbox, step=step, pace=pace) as relay:
+        yield relay
+
+
+@asynccontextmanager
+async def relay_in_role(
+    role: Role,
+    settings: Settings,
+    sandbox: SplioSandbox,
+    *,
+    step: StepHook = no_step,
+    pace: Pace = BRISK,
+) -> AsyncIterator[Relay]:
+    """One process of a service, stopped in order at the end."""
     async with (
-        open_runtime(loaded, step=step, pace=pace) as runtime,
+        open_runtime(settings, role=role, step=step, pace=pace) as runtime,
         aiohttp.ClientSession() as session,
     ):
         relay = Relay(runtime, sandbox, session)
