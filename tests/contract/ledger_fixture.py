@@ -28,7 +28,6 @@ from service.domain.planning import OrderFacts, Plan, PlannedEffect, PointsFrom,
 from service.domain.records import Advance, Record, Stream, Topic
 from service.ledger.config import LedgerConfig
 from service.ledger.postgres import open_postgres_ledger
-from service.ledger.postgres_schema import migrate
 from service.ledger.sqlite import open_sqlite_ledger
 from service.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
@@ -111,8 +110,7 @@ def ledger_home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledg
         yield LedgerHome(open_sqlite, clock)
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
-    address = server.new_database()
-    migrate(address)
+    address = server.new_ledger()
     with ServerClock(address) as server_clock:
 
         def open_postgres(config: LedgerConfig) -> AbstractAsyncContextManager[Ledger]:

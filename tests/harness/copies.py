@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from service.ledger.postgres_schema import migrate
 from tests.harness.files import PostgresView, SqliteView
 from tests.harness.place import Place
 from tests.harness.postgres_server import PostgresServer
@@ -32,8 +31,7 @@ def empty_ledger(place: Place, postgres: PostgresServer | None) -> PutBack:
     if isinstance(view, SqliteView):
         return lambda: _remove_file(view.path)
     assert isinstance(view, PostgresView) and postgres is not None
-    address = postgres.new_database()
-    migrate(address)
+    address = postgres.new_ledger()
     return lambda: postgres.replace(view.address, by=address)
 
 

@@ -9,7 +9,6 @@ from typing import Literal
 
 from service.eventlog.kafka_config import KafkaConfig
 from service.eventlog.kafka_topics import create_topics, topic_plans, wait_for_leaders
-from service.ledger.postgres_schema import migrate
 from tests.harness.files import (
     KafkaLogView,
     LedgerView,
@@ -89,8 +88,7 @@ async def make_place(
         log_view = KafkaLogView(kafka.servers, prefix)
     if ledger == "postgres":
         assert postgres is not None
-        address = postgres.new_database()
-        migrate(address)
+        address = postgres.new_ledger()
         environment["RELAY_LEDGER_URL"] = address
         ledger_view = PostgresView(address)
     return Place(environment, log_view, ledger_view)

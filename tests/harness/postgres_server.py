@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Final, Self
 import psutil
 import psycopg
 
+from service.ledger.postgres_schema import migrate
 from tests.harness.ports import free_port
 
 _START_S: Final = 60
@@ -88,6 +90,17 @@ class PostgresServer:
         with self.connection() as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.address(name)
+
+    def new_ledger(self) -> str:
+        """The address of a new database with the ledger's schema."""
+        return self.new_database(template=self._migrated)
+
+    @cached_property
+    def _migrated(self) -> str:
+        """A database to copy, as migrating takes as long as copying."""
+        address = self.new_database()
+        migrate(address)
+        return address.rpartition("/")[2]
 
     def replace(self, address: str, *, by: str) -> None:
         """

@@ -16,7 +16,6 @@ from service.domain.planning import Plan
 from service.domain.ports import Step, StepHook, no_step
 from service.ledger.postgres import open_postgres_ledger
 from service.ledger.postgres_connection import LimitedConnection
-from service.ledger.postgres_schema import migrate
 from service.ledger.sql_ledger import SqlLedger
 from service.telemetry.metrics import Metrics
 from tests.contract.ledger_fixture import CONFIG, Records, ServerClock
@@ -150,8 +149,7 @@ class WriterBreaker:
 
 @contextmanager
 def shared_home(server: PostgresServer) -> Iterator[SharedHome]:
-    address = server.new_database()
-    migrate(address)
+    address = server.new_ledger()
     with ServerClock(address) as clock:
         yield SharedHome(address, clock)
 

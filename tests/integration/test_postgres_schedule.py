@@ -10,7 +10,6 @@ import pytest
 from service.domain.clock import SteadyClock
 from service.domain.effects import Lane
 from service.ledger.postgres_schedule import open_postgres_schedule
-from service.ledger.postgres_schema import migrate
 from service.splio.limiter import RESERVED_SHARE, Limiter
 from service.splio.schedule import rate_of
 from tests.harness.postgres_server import PostgresServer
@@ -61,8 +60,7 @@ def most_in_a_second(written: list[float]) -> int:
 
 
 async def test_two_processes_keep_the_limit_and_use_it(postgres_server: PostgresServer) -> None:
-    address = postgres_server.new_database()
-    migrate(address)
+    address = postgres_server.new_ledger()
     written = await written_by(address, seconds=4.0, server=None)
     assert most_in_a_second(written) <= _LIMIT
     # 96 % where nothing else runs, as slots are a little further apart; machines differ.
@@ -72,8 +70,7 @@ async def test_two_processes_keep_the_limit_and_use_it(postgres_server: Postgres
 async def test_a_database_that_stands_still_lets_no_burst_through(
     private_postgres: PostgresServer,
 ) -> None:
-    address = private_postgres.new_database()
-    migrate(address)
+    address = private_postgres.new_ledger()
     written = await written_by(address, seconds=6.0, server=private_postgres)
     assert most_in_a_second(written) <= _LIMIT
     assert len(written) >= 0.4 * _LIMIT * 5.0, len(written)
@@ -83,8 +80,7 @@ async def test_checkouts_of_one_process_go_before_the_bookings_of_another(
     postgres_server: PostgresServer,
 ) -> None:
     """P6: and together they keep the limit, of which the bookings have what is left."""
-    address = postgres_server.new_database()
-    migrate(address)
+    address = postgres_server.new_ledger()
     written: list[float] = []
     waits_s: list[float] = []
     seconds = 3.0
@@ -126,8 +122,7 @@ async def test_checkouts_of_one_process_go_before_the_bookings_of_another(
 
 async def test_a_slot_too_far_ahead_is_not_taken(postgres_server: PostgresServer) -> None:
     """It is told when it is, and stays where it was for who may take it."""
-    address = postgres_server.new_database()
-    migrate(address)
+    address = postgres_server.new_ledger()
     async with open_postgres_schedule(address, {_LANE: 100.0}, SteadyClock()) as schedule:
         first = await schedule.reserve(_LANE, ahead_s=1.0)
         told = await schedule.reserve(_LANE, ahead_s=1.0)
@@ -138,8 +133,7 @@ async def test_a_slot_too_far_ahead_is_not_taken(postgres_server: PostgresServer
 
 
 async def test_rights_of_way_are_saved_up_for_a_while(postgres_server: PostgresServer) -> None:
-    address = postgres_server.new_database()
-    migrate(address)
+    address = postgres_server.new_ledger()
     async with open_postgres_schedule(address, {_LANE: 1.0}, SteadyClock()) as schedule:
         now = time.monotonic()
         rights = [

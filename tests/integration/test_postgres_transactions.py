@@ -8,7 +8,6 @@ import pytest
 from psycopg import errors
 
 from service.ledger.postgres_connection import AWAY, PostgresWriterConnection, connect
-from service.ledger.postgres_schema import migrate
 from tests.harness.postgres_server import PostgresServer
 from tests.harness.waiting import until
 
@@ -18,8 +17,7 @@ _COUNT = "SELECT count(*) FROM meta WHERE name LIKE 'test%'"
 
 @pytest.fixture
 def connection(postgres_server: PostgresServer) -> Iterator[PostgresWriterConnection]:
-    address = postgres_server.new_database()
-    migrate(address)
+    address = postgres_server.new_ledger()
     writer = PostgresWriterConnection(address, name="test")
     yield writer
     writer.close()
@@ -100,8 +98,7 @@ def test_after_an_error_the_next_transaction_is_a_new_one(
 def test_a_server_that_went_away_in_between_commits_nothing(
     private_postgres: PostgresServer,
 ) -> None:
-    address = private_postgres.new_database()
-    migrate(address)
+    address = private_postgres.new_ledger()
     connection = PostgresWriterConnection(address, name="test")
     try:
         connection.begin()
@@ -119,8 +116,7 @@ async def test_a_process_that_is_stopped_between_two_statements_keeps_no_row_for
     postgres_server: PostgresServer,
 ) -> None:
     """The server's limit of idle transactions does not count there, as more may be on its way."""
-    address = postgres_server.new_database()
-    migrate(address)
+    address = postgres_server.new_ledger()
     with (
         psycopg.connect(address, autocommit=True) as onlooker,
         connect(address, name="stopped", transaction_timeout_ms=700) as stopped,

@@ -160,8 +160,7 @@ async def doctor(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 async def test_offline_commands_work_on_a_shared_ledger(postgres_server: PostgresServer) -> None:
-    address = postgres_server.new_database()
-    migrate(address)
+    address = postgres_server.new_ledger()
     code, output = await command(
         {"RELAY_LEDGER_URL": address}, "effects", "list", "--offline", "--json"
     )
@@ -175,8 +174,7 @@ async def test_who_books_points_is_not_changed_while_a_service_works(
     postgres_server: PostgresServer,
 ) -> None:
     """P2: it would go on booking one way while the next one that starts books the other."""
-    address = postgres_server.new_database()
-    migrate(address)
+    address = postgres_server.new_ledger()
     environ = {"RELAY_LEDGER_URL": address}
     config = replace(CONFIG, owner="a service that works")
     metrics = Metrics(CollectorRegistry())
