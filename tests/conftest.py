@@ -1,5 +1,9 @@
 """What holds for all tests."""
 
+import logging
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.harness.infrastructure import (
@@ -23,3 +27,15 @@ settings.register_profile(
     "relay", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("relay")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_found() -> Iterator[None]:
+    """A command run in this process sets up its logs; the next test must not inherit them."""
+    loggers = [logging.getLogger(name) for name in (None, "aiohttp.access", "asyncio", "aiokafka")]
+    levels = [logger.level for logger in loggers]
+    handlers = loggers[0].handlers[:]
+    yield
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)

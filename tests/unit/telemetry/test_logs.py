@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,15 +11,6 @@ from hypothesis import strategies as st
 
 from service.domain.effects import Outcome
 from service.telemetry.logs import HumanFormatter, JsonFormatter, configure_logs, fields_of
-
-
-@pytest.fixture(autouse=True)
-def restored_root() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 def line(**fields: Any) -> logging.LogRecord:
