@@ -215,13 +215,24 @@ async def _play(
         while time.monotonic() < give_up_at:
             orders = await sandbox.orders()
             progress.update(booking, completed=len(orders), total=accepted)
-            effects = await runtime.operations.list_effects(states=OPEN_STATES, limit=1)
-            holds = await runtime.operations.list_holds(only_open=True, limit=1)
-            awaits_holds = holds.items and _debits_end_holds(runtime.settings)
-            if not (effects.items or awaits_holds or await runtime.backlog()):
+            if await is_at_rest(runtime):
                 break
             await asyncio.sleep(_POLL_S)
     return deliveries, checkouts
+
+
+async def is_at_rest(runtime: Runtime) -> bool:
+    """
+    Nothing is open any more.
+
+    Asked in the order in which work moves, or what moves between two questions is in neither.
+    """
+    if await runtime.backlog():
+        return False
+    if (await runtime.operations.list_effects(states=OPEN_STATES, limit=1)).items:
+        return False
+    holds = await runtime.operations.list_holds(only_open=True, limit=1)
+    return not (holds.items and _debits_end_holds(runtime.settings))
 
 
 def _doors(runtime: Runtime) -> CheckoutDoors:
