@@ -112,7 +112,7 @@ async def test_full_disk_loses_nothing(tmp_path: Path) -> None:
 
             async def is_done() -> bool:
                 place = service.place
-                return not (count_open(place.ledger) or await backlog(place.log, place.ledger))
+                return not (await backlog(place.log, place.ledger) or count_open(place.ledger))
 
             await until(is_done, what="everything is settled", timeout_s=30)
             assert await service.stop() == 0

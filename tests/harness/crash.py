@@ -331,11 +331,11 @@ class _Life:
 
         async def is_done() -> bool:
             return (
-                not count_open(place.ledger)
-                and not count_holds(place.ledger)
-                and planned_orders(place.ledger) >= accepted
-                and not count_notices(place.ledger)
+                planned_orders(place.ledger) >= accepted
                 and not await backlog(place.log, place.ledger)
+                and not count_open(place.ledger)
+                and not count_holds(place.ledger)
+                and not count_notices(place.ledger)
             )
 
         for process in self._processes:

@@ -215,7 +215,11 @@ def count_notices(ledger: LedgerView) -> int:
 
 
 async def backlog(log: LogView, ledger: LedgerView) -> int:
-    """Records in the log that the ledger has not taken yet."""
+    """
+    Records in the log that the ledger has not taken yet.
+
+    Ask for it before what is open: what is planned between the two questions is in neither.
+    """
     ends = await log.ends()
     positions = {(topic, number): at for topic, number, at in ledger.rows(_POSITIONS)}
     return sum(end - positions.get(stream, 0) for stream, end in ends.items())

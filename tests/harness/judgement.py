@@ -43,8 +43,8 @@ async def wait_settled(
     async def is_done() -> bool:
         return (
             planned_orders(place.ledger) >= set(accepted)
-            and not count_open(place.ledger)
             and not await backlog(place.log, place.ledger)
+            and not count_open(place.ledger)
         )
 
     try:
