@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from prometheus_client import CollectorRegistry
 
+from service.telemetry.metrics import Metrics
+from tests.fakes.clock import FakeClock
 from tests.harness.infrastructure import (
     kafka_jars,
     kafka_server,
@@ -39,3 +42,15 @@ def logs_as_found() -> Iterator[None]:
     loggers[0].handlers[:] = handlers
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """A clock that stands still."""
+    return FakeClock()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Metrics of the test's own."""
+    return Metrics(CollectorRegistry())

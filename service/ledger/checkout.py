@@ -79,6 +79,12 @@ _SETTLE_WAITING: Final = KeyStatement(
     "UPDATE effects SET state = 'applied', settled_at = ?1, seen_at = ?1, reason = ?2 "
     "WHERE state IN ('blocked', 'held') AND effect_key IN (:keys)"
 )
+_HOLD_BEYOND: Final = KeyStatement(
+    f"UPDATE effects SET state = 'held', reason = '{Reason.MORE_THAN_CAPTURED}' "
+    "WHERE state IN ('blocked', 'held') AND effect_key IN (:keys)"
+)
+# A refund that is no credit will never be shown by Splio.
+_SETTLE_SEEN: Final = KeyStatement("UPDATE effects SET seen_at = ? WHERE effect_key IN (:keys)")
 _OF_RECORD: Final = "UPDATE effects SET record_id = ? WHERE effect_key = ?"
 _SHARE: Final = "UPDATE effects SET points = ? WHERE effect_key = ?"
 # Those that a person has already stay until their capture comes, and are passed over.
@@ -267,10 +273,6 @@ def _shrink(
     return Recording(Recorded.TAKEN, fresh)
 
 
-# A refund that is no credit will never be shown by Splio.
-_SETTLE_SEEN: Final = KeyStatement("UPDATE effects SET seen_at = ? WHERE effect_key IN (:keys)")
-
-
 def _plan_debits(hold: Hold, plan: Debits) -> tuple[Hold, Sequence[PlannedEffect]]:
     """The next revision of a hold's debits, none when there is nothing left to take."""
     if hold.held <= 0:
@@ -334,12 +336,6 @@ def _settle_waiting(tx: Tx, hold: Hold) -> Hold:
     return hold._replace(
         refunded=min(hold.refunded, hold.amount), given_back=min(hold.given_back, hold.points)
     )
-
-
-_HOLD_BEYOND: Final = KeyStatement(
-    f"UPDATE effects SET state = 'held', reason = '{Reason.MORE_THAN_CAPTURED}' "
-    "WHERE state IN ('blocked', 'held') AND effect_key IN (:keys)"
-)
 
 
 def _capture_of(tx: Tx, refund: PlannedRefund) -> Hold | None:

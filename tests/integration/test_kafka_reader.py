@@ -16,7 +16,6 @@ from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.util import calc_crc32c
 from aiokafka.structs import TopicPartition
-from prometheus_client import CollectorRegistry
 
 from service.domain.errors import LedgerUnavailableError, LogUnavailableError, StartupError
 from service.domain.ports import LogReader
@@ -116,11 +115,6 @@ async def first_records(reader: LogReader) -> Sequence[Record]:
         while True:
             if records := await reader.fetch(max_records=1000, wait_s=1.0):
                 return records
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(CollectorRegistry())
 
 
 def out_of_range(metrics: Metrics) -> float:

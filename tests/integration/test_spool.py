@@ -9,7 +9,6 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from service.domain.clock import SteadyClock
 from service.domain.errors import LogUnavailableError, PermanentError, StartupError
@@ -39,16 +38,6 @@ FIVE_MINUTES_S = 300.0
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "volume" / "spool.db"
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics(CollectorRegistry())
 
 
 async def append_all(writer: LogWriter, records: Sequence[NewRecord]) -> None:
